@@ -22,12 +22,12 @@ class _Group(BaseModel):
 class ContentSettings(_Group):
     """Where item texts and images come from, and the frozen encoders."""
 
-    title_field: str = Field("movie_title", description="column of .item with an item's name")
-    text_fields: list[str] = Field(
-        ["movie_title", "release_year", "class"], description="columns of .item that make an item's text, in order"
+    title_field: str | None = Field(None, description="column of .item with an item's name; empty: title, name, ...")
+    text_fields: list[str] | None = Field(
+        None, description="columns of .item that tell what an item is; empty: every token_seq column"
     )
-    attribute_field: str | None = Field("class", description="column of .item with space-separated attributes")
-    year_field: str | None = Field("release_year", description="column of .item with the year")
+    attribute_field: str | None = Field(None, description="column of .item with attributes; empty: genres, class, ...")
+    year_field: str | None = Field(None, description="column of .item with the year; empty: release_year, year")
     image_field: str | None = Field("image", description="column of .item with an image path, if it exists")
     image_dir: str | None = Field(
         None, description="folder with {item_id}.jpg, .png or .webp; 'drawn' draws covers; empty: no images"

@@ -2,57 +2,78 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole_dppmg.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_EXPERIMENT = "recbole-dppmg"
+_FLUSH = 200
 
 
 class Tracker:
     """Histories of named values by step; with `database`, also an MLflow run in that SQLite file.
 
-    MLflow refuses `@` in names, so `ndcg@10` is logged there as `ndcg_10`.
+    Values are kept as they come, tensors included, and read out in groups, so that logging does not make
+    a training step wait for its device. MLflow refuses `@` in names: `ndcg@10` is `ndcg_10` there.
     """
 
     def __init__(self, database: Path | None = None, run_name: str = "", parameters: Mapping[str, Any] | None = None):
-        self.history: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        self._history: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        self._pending: list[tuple[str, float | Tensor, int, int]] = []
         self._client = self._run_id = None
         if database is not None:
             self._start_mlflow(database, run_name, parameters or {})
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Record values of one step.
+    def log(self, values: Mapping[str, float | Tensor], step: int) -> None:
+        """Record the values of one step, numbers or scalar tensors."""
+        now = int(time.time() * 1000)
+        self._pending += [(n, v.detach() if hasattr(v, "detach") else v, step, now) for n, v in values.items()]
+        if len(self._pending) >= _FLUSH:
+            self._flush()
 
-        Raises:
-            DataError: a value is not finite; training that has diverged must not go on in silence.
-        """
-        for name, value in values.items():
-            if value != value or value in (float("inf"), float("-inf")):
-                raise DataError(f"{name} is {value} at step {step}: training diverged; lower the learning rate")
-            self.history[name].append((step, float(value)))
-        if self._client:
-            self._log_mlflow(values, step)
+    @property
+    def history(self) -> Mapping[str, list[tuple[int, float]]]:
+        """name -> [(step, value), ...] in the order logged."""
+        self._flush()
+        return self._history
 
-    def first_last(self, name: str) -> tuple[float, float]:
-        """Means of a history over the first and the last tenth of its steps (at least one)."""
+    def first_last(self, name: str) -> dict[str, float]:
+        """`{name}.first` and `{name}.last`: means over the first and last tenth of the steps, at least one."""
         values = [value for _, value in self.history[name]]
         tenth = max(1, len(values) // 10)
-        return sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
+        return {f"{name}.first": sum(values[:tenth]) / tenth, f"{name}.last": sum(values[-tenth:]) / tenth}
 
     def finish(self, folder: Path, metrics: Mapping[str, float]) -> None:
         """Log the final metrics and every file of the run's folder, and close the MLflow run."""
-        if not self._client:
-            return
-        self._log_mlflow(metrics, 0)
-        self._client.log_artifacts(self._run_id, str(folder))
-        self._client.set_terminated(self._run_id)
+        self._flush()
+        if self._client:
+            now = int(time.time() * 1000)
+            self._send([(name, float(value), 0, now) for name, value in metrics.items()])
+            self._client.log_artifacts(self._run_id, str(folder))
+            self._client.set_terminated(self._run_id)
 
     def fail(self) -> None:
-        """Mark the MLflow run as failed."""
+        """Mark the MLflow run as failed; nothing pending is read, since it may be what failed."""
         if self._client:
             self._client.set_terminated(self._run_id, status="FAILED")
+
+    def _flush(self) -> None:
+        rows = [(name, float(value), step, now) for name, value, step, now in self._pending]
+        self._pending = []
+        for name, value, step, _ in rows:
+            if not math.isfinite(value):
+                raise DataError(f"{name} is {value} at step {step}: training diverged; lower its learning rate")
+            self._history[name].append((step, value))
+        if self._client:
+            self._send(rows)
 
     def _start_mlflow(self, database: Path, run_name: str, parameters: Mapping[str, Any]) -> None:
         from mlflow import MlflowClient
@@ -60,10 +81,10 @@ class Tracker:
 
         database.parent.mkdir(parents=True, exist_ok=True)
         self._client = MlflowClient(tracking_uri=f"sqlite:///{database.resolve()}")
-        experiment = self._client.get_experiment_by_name("recbole-dppmg")
+        experiment = self._client.get_experiment_by_name(_EXPERIMENT)
         if experiment is None:
             artifacts = (database.parent / "mlartifacts").resolve().as_uri()
-            experiment_id = self._client.create_experiment("recbole-dppmg", artifact_location=artifacts)
+            experiment_id = self._client.create_experiment(_EXPERIMENT, artifact_location=artifacts)
         else:
             experiment_id = experiment.experiment_id
         self._run_id = self._client.create_run(experiment_id, run_name=run_name).info.run_id
@@ -71,12 +92,9 @@ class Tracker:
         for start in range(0, len(rows), 100):
             self._client.log_batch(self._run_id, params=rows[start : start + 100])
 
-    def _log_mlflow(self, values: Mapping[str, float], step: int) -> None:
-        import time
-
+    def _send(self, rows: list[tuple[str, float, int, int]]) -> None:
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        rows = [Metric(name.replace("@", "_"), float(value), now, step) for name, value in values.items()]
-        for start in range(0, len(rows), 1000):
-            self._client.log_batch(self._run_id, metrics=rows[start : start + 1000])
+        metrics = [Metric(name.replace("@", "_"), value, now, step) for name, value, step, now in rows]
+        for start in range(0, len(metrics), 1000):
+            self._client.log_batch(self._run_id, metrics=metrics[start : start + 1000])

@@ -1,0 +1,197 @@
+"""Stage 2b: reward the generators for personal and consistent text and images.
+
+For a card (user, item) the text generator writes G explanations and the image generator draws G images.
+Both groups are scored together (`model/reward.py`): the text learns by GRPO (arXiv 2402.03300), the image by the
+reward's own gradient through one denoising step (ReFL, arXiv 2304.05977). Only token-associated parameters move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recbole_dppmg.data.encoders import image_encoder, text_encoder
+from recbole_dppmg.data.images import load_batch
+from recbole_dppmg.errors import ConfigError
+from recbole_dppmg.generators.grpo import grpo_loss
+from recbole_dppmg.model.joint_space import train_joint_space
+from recbole_dppmg.model.reward import combine, consistency, fidelity, normalise, personalization
+from recbole_dppmg.progress import progress
+from recbole_dppmg.trainer.state import RunState, as_tokens
+from recbole_dppmg.types import ImageRequest, TextRequest
+
+_CANDIDATES = 20
+_INNER_STEPS = 2
+
+
+@dataclass
+class Terms:
+    """The reward of a batch of B groups: raw terms by name, each (B, G), and their weights."""
+
+    values: dict[str, Tensor]
+    weights: dict[str, float]
+
+    def reward(self) -> Tensor:
+        """(B, G), each term normalised within its group."""
+        return combine(self.values, self.weights)
+
+    def logged(self, modality: str) -> dict[str, Tensor]:
+        """Mean of each raw term, and of their weighted sum."""
+        means = {name: value.detach().mean() for name, value in self.values.items()}
+        total = sum(self.weights[name] * mean for name, mean in means.items())
+        return {f"reward.{modality}.{name}": mean for name, mean in (means | {"total": total}).items()}
+
+
+class RewardPhase:
+    """Fine-tunes the token-associated parameters of both heads; logs each term of the reward by step."""
+
+    def fit(self, state: RunState) -> None:
+        """Train `state.joint`, then both heads for `reward_steps` steps.
+
+        Raises:
+            ConfigError: the dataset has no items with both text and image, so nothing can be made consistent.
+        """
+        both = state.features["text"][1] & state.features["image"][1]
+        if int(both.sum()) < 20:
+            raise ConfigError("train_phases: 'reward' needs at least 20 items with text and image; leave it out")
+        self.state = state
+        text, image = (state.features[m][0][both] for m in ("text", "image"))
+        state.joint, retrieval = train_joint_space(text, image, state.settings.joint_epochs, state.seed)
+        state.metrics |= {f"joint.{name}": value for name, value in retrieval.items()}
+        self._item_joint = torch.nn.functional.normalize(
+            sum(state.joint(m, state.features[m][0]) for m in ("text", "image")), dim=-1
+        )
+        self._train(self._cards(both))
+
+    def _cards(self, eligible: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Batches of (users, items), a random one of the user's best unseen items each.
+
+        The second half repeats the first in reverse, so that the first and the last steps are of the same
+        cards and the reward's rise can be read off without the cards' own differences.
+        """
+        state, settings = self.state, self.state.settings
+        generator = torch.Generator().manual_seed(state.seed + 4)
+        half = (settings.reward_steps + 1) // 2
+        active = state.pairs[:, 0].unique()
+        users = active[torch.randint(len(active), (half * settings.reward_cards,), generator=generator)]
+        scores = state.space.scores(users).masked_fill(~eligible, -torch.inf)
+        scores[:, 0] = -torch.inf
+        scores = mask_history(scores, users, state.pairs)
+        best = scores.topk(_CANDIDATES, dim=1).indices
+        choice = torch.randint(_CANDIDATES, (len(users), 1), generator=generator)
+        items = best.gather(1, choice).squeeze(1)
+        forward = list(zip(users.split(settings.reward_cards), items.split(settings.reward_cards), strict=True))
+        return forward + forward[::-1][settings.reward_steps % 2 :]
+
+    def _train(self, batches: list[tuple[Tensor, Tensor]]) -> None:
+        state, settings = self.state, self.state.settings
+        text_head, image_head = state.heads["text"], state.heads["image"]
+        text_optimizer = torch.optim.AdamW(
+            text_head.parameters(), lr=settings.reward_text_learning_rate, weight_decay=0.0
+        )
+        image_optimizer = torch.optim.AdamW(
+            image_head.parameters(), lr=settings.reward_image_learning_rate, weight_decay=0.0
+        )
+        generator = torch.Generator().manual_seed(state.seed + 5)
+        for step, (users, items) in enumerate(progress(batches, "reward")):
+            # mirrored steps share the seed too: the same noise, the same draws
+            seed = state.seed + min(step, len(batches) - 1 - step)
+            tokens = as_tokens({m: codes[users] for m, codes in state.space.user_codes.items()})
+            chosen = [state.items[i] for i in items.tolist()]
+            group = settings.reward_group
+            samples = text_head.sample_group(
+                [TextRequest(i, t, seed) for i, t in zip(chosen, tokens, strict=True)], group, seed
+            )
+            requests = [ImageRequest(i, t, seed) for i, t in zip(chosen, tokens, strict=True) for _ in range(group)]
+            images, drift = image_head.differentiable_images(requests, seed)
+            text_terms, image_terms = self.score(users, items, samples.texts, images, text_head.fluency(samples))
+
+            self._text_step(text_head, text_optimizer, samples, text_terms)
+            loss = -image_terms.reward().mean() + settings.reward_drift * drift
+            loss = loss + settings.reward_replay * self._replay(image_head, generator)
+            _step(image_optimizer, image_head.parameters(), loss)
+            state.tracker.log(text_terms.logged("text") | image_terms.logged("image"), step)
+            state.tracker.log({"reward.image.drift": drift}, step)
+
+    def score(
+        self, users: Tensor, items: Tensor, texts: list[str], images: Tensor, fluency: Tensor
+    ) -> tuple[Terms, Terms]:
+        """Reward terms of B cards with G texts and G images each.
+
+        Args:
+            users, items: int64 (B,), rows.
+            texts: B * G explanations, card by card.
+            images: float32 (B * G, 3, H, W) in [0, 1], card by card; gradient flows.
+            fluency: float32 (B * G,), the language model's quality of each text.
+        """
+        settings, space, joint = self.state.settings, self.state.space, self.state.joint
+        shape = (len(users), len(texts) // len(users), -1)
+        text_features = text_encoder(settings.text_encoder).encode(texts)
+        image_features = image_encoder(settings.image_encoder)(images)
+        others = torch.randint(
+            1, len(space.user_codes["text"]), (len(users), settings.reward_users),
+            generator=torch.Generator().manual_seed(int(users[0])),
+        )
+        p_text, p_image = (
+            personalization(
+                space.project(m, f).view(shape), space.user_quantized[m][users], space.user_quantized[m][others]
+            )
+            for m, f in (("text", text_features), ("image", image_features))
+        )
+        joint_text, joint_image = joint("text", text_features).view(shape), joint("image", image_features).view(shape)
+        c_text, c_image = consistency(joint_text, joint_image)
+        item = self._item_joint[items]
+        weights = {
+            "personalization": settings.reward_personalization,
+            "consistency": settings.reward_consistency,
+            "fidelity": settings.reward_fidelity,
+        }
+        text_terms = {
+            "personalization": p_text, "consistency": c_text.detach(), "fidelity": fidelity(joint_text, item),
+            "quality": fluency.view(len(users), -1),
+        }
+        image_terms = {"personalization": p_image, "consistency": c_image, "fidelity": fidelity(joint_image, item)}
+        return Terms(text_terms, weights | {"quality": settings.reward_quality}), Terms(image_terms, weights)
+
+    def _text_step(self, head, optimizer, samples, terms: Terms) -> None:
+        advantages = normalise(terms.reward()).flatten()
+        reference = head.reference_log_probs(samples)
+        with torch.no_grad():
+            old = head.log_probs(samples)
+        for _ in range(_INNER_STEPS):
+            loss = grpo_loss(
+                head.log_probs(samples), old, reference, advantages, samples.mask, kl=self.state.settings.reward_kl
+            )
+            _step(optimizer, head.parameters(), loss)
+
+    def _replay(self, head, generator: torch.Generator) -> Tensor:
+        """The teaching loss on a few liked items, against forgetting what was taught."""
+        state = self.state
+        pairs = state.pairs[state.features["image"][1][state.pairs[:, 1]]]
+        users, items = pairs[torch.randint(len(pairs), (state.settings.reward_cards * 2,), generator=generator)].T
+        tokens = as_tokens(state.space.leave_one_out(users, items))
+        chosen = [state.items[i] for i in items.tolist()]
+        requests = [ImageRequest(i, t) for i, t in zip(chosen, tokens, strict=True)]
+        return head.teaching_loss(requests, load_batch([i.image for i in chosen], head.size), generator)
+
+
+def mask_history(scores: Tensor, users: Tensor, pairs: Tensor) -> Tensor:
+    """Scores (B, I) with minus infinity at each user's training items; `pairs` is int64 (P, 2)."""
+    rows = torch.full((int(pairs[:, 0].max()) + 1,), -1, dtype=torch.long)
+    out = scores.clone()
+    # a user may stand in several rows of the batch: mask one copy of each, then share it
+    unique, inverse = users.unique(return_inverse=True)
+    rows[unique] = torch.arange(len(unique))
+    hit = rows[pairs[:, 0]] >= 0
+    seen = torch.zeros(len(unique), scores.shape[1], dtype=torch.bool)
+    seen[rows[pairs[hit, 0]], pairs[hit, 1]] = True
+    return out.masked_fill_(seen[inverse], -torch.inf)
+
+
+def _step(optimizer: torch.optim.Optimizer, parameters: list, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()

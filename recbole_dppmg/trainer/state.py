@@ -1,0 +1,45 @@
+"""What the phases of one run share: the data they learn from and what the earlier ones have learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from recbole_dppmg.settings import Settings
+from recbole_dppmg.trainer.tracking import Tracker
+from recbole_dppmg.types import Item, PreferenceTokens
+
+if TYPE_CHECKING:
+    from recbole_dppmg.model.joint_space import JointSpace
+    from recbole_dppmg.model.space import PreferenceSpace
+
+
+@dataclass
+class RunState:
+    """Inputs of the generation phases, and their results.
+
+    `pairs` is int64 (P, 2): the training interactions as (user, item) rows. `features` holds, per modality,
+    the frozen item features float32 (I, D) and their mask (I,). Rows count from 1; row 0 is padding.
+    """
+
+    settings: Settings
+    seed: int
+    tracker: Tracker
+    items: Sequence[Item]
+    pairs: Tensor
+    features: dict[str, tuple[Tensor, Tensor]]
+    space: PreferenceSpace
+    glossary: dict[str, dict[str, list[str]]]
+    heads: dict[str, object] = field(default_factory=dict)
+    joint: JointSpace | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def as_tokens(codes: dict[str, Tensor]) -> list[PreferenceTokens]:
+    """Codes per modality, int64 (P, L) each, as one record of preference tokens per row."""
+    columns = {modality: table.tolist() for modality, table in codes.items()}
+    rows = len(next(iter(columns.values())))
+    return [{modality: tuple(table[row]) for modality, table in columns.items()} for row in range(rows)]

@@ -6,7 +6,8 @@ meaning and are not repeated here.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
@@ -17,6 +18,9 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+G = TypeVar("G", bound=_Group)
 
 
 class ContentSettings(_Group):
@@ -43,6 +47,10 @@ class PreferenceSettings(_Group):
     n_layers: PositiveInt = Field(2, description="user-item propagation layers (LightGCN)")
     knn_k: PositiveInt = Field(10, description="neighbours in each modality's item-item graph (FREEDOM)")
     delta_dropout: Fraction = Field(0.2, description="share of users whose free vector is dropped in a step")
+    softmax_items: PositiveInt = Field(
+        4096, description="items in the ranking softmax; a larger catalogue is sampled, with the log-q correction"
+    )
+    negative_power: Fraction = Field(0.5, description="sampled negatives by popularity to this power; 0: uniform")
     tau: PositiveFloat = Field(0.2, description="temperature of the softmax ranking loss")
     align_weight: NonNegative = Field(0.01, description="weight of InfoNCE between an item's text and image")
     commit_weight: NonNegative = Field(0.1, description="weight of the quantizer's commitment loss")
@@ -114,3 +122,9 @@ class RunSettings(_Group):
 
 class Settings(ContentSettings, PreferenceSettings, TextSettings, ImageSettings, RewardSettings, RunSettings):
     """All keys, flat as in YAML; each part of the package reads its own group."""
+
+
+def group_of(group: type[G], config: Mapping[str, Any]) -> G:
+    """The keys of one group as a RecBole config has them; keys that it lacks keep their defaults."""
+    found = {name: config[name] for name in group.model_fields}
+    return group(**{name: value for name, value in found.items() if value is not None})

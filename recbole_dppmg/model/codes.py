@@ -32,6 +32,11 @@ def decode(codes: Tensor, codebooks: Tensor) -> Tensor:
     return codebooks[levels, codes].sum(1)
 
 
+def quantize(vectors: Tensor, codebooks: Tensor) -> Tensor:
+    """What the codes keep of the vectors: float (N, d) to (N, d)."""
+    return decode(encode(vectors, codebooks), codebooks)
+
+
 def health(codes: Tensor, n_codes: int) -> dict[str, float]:
     """How well codes are used: `utilization.l` and `perplexity.l` per level (both as a share of K, by the
     exponential of the entropy), and `unique`, the share of users whose tuple of codes nobody else has.

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from recbole_dppmg.data.lists import ItemLists
 from recbole_dppmg.errors import BundleError
 from recbole_dppmg.model import codes as residual
+from recbole_dppmg.model.layers import project
 from recbole_dppmg.types import MODALITIES
 
 _PROJECTION = ("weight", "bias", "norm_weight", "norm_bias")
@@ -223,8 +224,3 @@ class PreferenceSpace:
             levels, n_codes, _ = self.codebooks[m].shape
             if self.user_codes[m].shape != (n_users, levels) or int(self.user_codes[m].max()) >= n_codes:
                 raise ValueError(f"user_codes.{m} does not fit codebooks.{m}")
-
-
-def project(features: Tensor, weight: Tensor, bias: Tensor, norm_weight: Tensor, norm_bias: Tensor) -> Tensor:
-    """x = LN(P f): float (B, D) to (B, d)."""
-    return F.layer_norm(F.linear(features, weight, bias), bias.shape, norm_weight, norm_bias)

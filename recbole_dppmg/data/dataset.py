@@ -1,0 +1,41 @@
+"""RecBole's dataset with the content of its items."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recbole.data.dataset import Dataset
+from torch import Tensor
+
+from recbole_dppmg.data.content import read_items
+from recbole_dppmg.data.features import item_features
+from recbole_dppmg.data.images import locate_images
+from recbole_dppmg.settings import ContentSettings, group_of
+from recbole_dppmg.types import Item
+
+
+class DPPMGDataset(Dataset):
+    """Interactions as RecBole reads, filters, renumbers and splits them; texts, images and their features by
+    RecBole's internal item id, loaded when first asked for and shared by the parts of a split."""
+
+    def __init__(self, config):
+        self._content: dict[str, object] = {}
+        super().__init__(config)
+
+    @property
+    def items(self) -> list[Item]:
+        """One item per internal id; 0 is RecBole's padding and empty."""
+        if "items" not in self._content:
+            settings = group_of(ContentSettings, self.config)
+            folder = Path(self.dataset_path)
+            ids = [str(token) for token in self.field2id_token[self.iid_field]]
+            items = read_items(folder / f"{self.dataset_name}.item", ids, settings, self.iid_field)
+            items[0] = Item(id=ids[0], title="", text="")
+            self._content["items"] = locate_images(items, folder, settings)
+        return self._content["items"]
+
+    def item_features(self, modality: str) -> tuple[Tensor, Tensor]:
+        """Frozen features float32 (n_items, D) and a bool mask (n_items,) of the items that have any."""
+        if modality not in self._content:
+            self._content[modality] = item_features(self.items, modality, group_of(ContentSettings, self.config))
+        return self._content[modality]

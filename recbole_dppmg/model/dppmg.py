@@ -1,0 +1,249 @@
+"""DPPMG's preference model under RecBole's contract.
+
+One LightGCN per channel (`id`, `text`, `image`) over the same graph, an item graph per modality, residual
+quantization of users per modality. Sizes and losses are this project's choices; the paper that the project
+is named after has published none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from recbole.model.abstract_recommender import GeneralRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recbole_dppmg.data.graph import knn_graph, user_item_graph
+from recbole_dppmg.data.lists import ItemLists
+from recbole_dppmg.data.sampling import SharedNegatives
+from recbole_dppmg.model import codes as residual
+from recbole_dppmg.model.layers import ContentProjection
+from recbole_dppmg.model.losses import alignment_loss, sampled_softmax_loss, softmax_loss
+from recbole_dppmg.model.quantizer import Quantizer, default_codes
+from recbole_dppmg.model.space import PreferenceSpace
+from recbole_dppmg.settings import PreferenceSettings, group_of
+from recbole_dppmg.types import MODALITIES
+
+_ALIGNED = 512  # items per step in the text-image alignment
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Per channel: `user` (U, d) and `item` (I, d), rows of unit length; `start` (I, d), where items start from;
+    `travelled` (I, d), what a user takes from each item by propagation."""
+
+    user: dict[str, Tensor]
+    item: dict[str, Tensor]
+    start: dict[str, Tensor]
+    travelled: dict[str, Tensor]
+
+
+class DPPMG(GeneralRecommender):
+    """Preferences per modality, recommended by `s(u, i) = sum_c w_c <h_u^c, h_i^c>`, all h of unit length.
+
+    `dataset` is the training part of a `DPPMGDataset`: its interactions are the graph.
+    """
+
+    input_type = InputType.PAIRWISE  # negatives that RecBole may add are not used; the loss draws its own
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.settings = group_of(PreferenceSettings, config)
+        self.size, self.seed, self.step = config["embedding_size"], config["seed"], 0
+        users, items = dataset.inter_feat[self.USER_ID], dataset.inter_feat[self.ITEM_ID]
+        self.steps_per_epoch = -(-len(users) // config["train_batch_size"])
+        self.history = ItemLists.from_pairs(users, items, self.n_users).to(self.device)
+        self.graph = user_item_graph(users, items, self.n_users, self.n_items).to(self.device)
+        self.negatives = SharedNegatives(
+            self.history, self.n_items, self.settings.softmax_items, self.settings.negative_power
+        )
+        self.modalities, self.item_graphs = [], {}
+        for modality in MODALITIES:
+            features, present = dataset.item_features(modality)
+            if present.any():
+                self.modalities.append(modality)
+                self.item_graphs[modality] = knn_graph(features, present, self.settings.knn_k).to(self.device)
+                # buffers move with the model; frozen features are no part of its state
+                self.register_buffer(f"{modality}_features", features.to(self.device), persistent=False)
+                self.register_buffer(f"{modality}_present", present.to(self.device), persistent=False)
+        self.channels = ("id", *self.modalities)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self._build()
+        self._cache: Encoded | None = None
+
+    def _build(self) -> None:
+        size, settings = self.size, self.settings
+        self.item = nn.Parameter(0.1 * torch.randn(self.n_items, size))
+        self.delta = nn.Parameter(0.1 * torch.randn(self.n_users, size * len(self.channels)))
+        self.channel_logit = nn.Parameter(torch.zeros(len(self.channels)))
+        widths = {m: self._content(m)[0].shape[1] for m in self.modalities}
+        self.projections = nn.ModuleDict({m: ContentProjection(widths[m], size) for m in self.modalities})
+        n_codes = settings.quantizer_codes or default_codes(self.n_users - 1)
+        self.quantizers = nn.ModuleDict(
+            {
+                m: Quantizer(size, settings.quantizer_levels, n_codes, settings.quantizer_decay)
+                for m in self.modalities
+            }
+        )
+
+    @property
+    def weights(self) -> Tensor:
+        """w_c: float (C,), positive, sum 1."""
+        return self.channel_logit.softmax(0)
+
+    @property
+    def quantizing(self) -> bool:
+        """Whether the warm-up before the quantizer's k-means is over."""
+        return self.step >= self.settings.quantizer_warmup * self.steps_per_epoch
+
+    def _content(self, modality: str) -> tuple[Tensor, Tensor]:
+        return getattr(self, f"{modality}_features"), getattr(self, f"{modality}_present")
+
+    def encode(self, delta: Tensor | None = None) -> Encoded:
+        """Propagate all channels at once, as columns of one table.
+
+        Args:
+            delta: float (U, C d), the users' own vectors; None: the learned ones.
+        """
+        delta = self.delta if delta is None else delta
+        starts = [self.item] + [self.projections[m](*self._content(m)) for m in self.modalities]
+        start = torch.cat(starts, 1)
+        degree = self.graph.degree[: self.n_users].clamp_min(1).unsqueeze(1)
+        nobody = start.new_zeros(self.n_users, start.shape[1])
+        mean = self.graph.sum(torch.cat([nobody, start]))[: self.n_users] / degree
+        layer = total = torch.cat([mean + delta, start])
+        sent = layer
+        for remaining in reversed(range(self.settings.n_layers)):
+            layer = self.graph.propagate(layer)
+            total = total + layer
+            sent = sent + layer if remaining else sent
+        user, item = self._split(total[: self.n_users]), self._split(total[self.n_users :])
+        own = self._split(start)
+        for modality in self.modalities:
+            near = self.item_graphs[modality].propagate(own[modality])
+            item[modality] = item[modality] + (self.settings.n_layers + 1) * near
+        travelled = (self.graph.scale * sent)[self.n_users :]
+        return Encoded(
+            {c: F.normalize(v, dim=1) for c, v in user.items()},
+            {c: F.normalize(v, dim=1) for c, v in item.items()},
+            own,
+            self._split(travelled),
+        )
+
+    def _split(self, table: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.channels, table.split(self.size, 1), strict=True))
+
+    def fuse(self, vectors: dict[str, Tensor]) -> Tensor:
+        """Channels (B, d) each to (B, C d), so that dot products are scores."""
+        return torch.cat([w.sqrt() * vectors[c] for w, c in zip(self.weights, self.channels, strict=True)], 1)
+
+    def losses(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """The weighted terms of the loss of a batch of interactions, int64 (B,) each."""
+        settings = self.settings
+        generator = torch.Generator(users.device).manual_seed(self.seed * 1_000_003 + self.step)
+        kept = torch.rand(self.n_users, 1, generator=generator, device=users.device) >= settings.delta_dropout
+        encoded = self.encode(self.delta * kept)
+        # few users: each once, else the batch's; either way the shapes do not depend on the draw
+        everyone = self.n_users <= len(users)
+        rows = torch.arange(self.n_users, device=users.device) if everyone else users
+        row = users if everyone else torch.arange(len(users), device=users.device)
+        drawn = None
+        if self.n_items > settings.softmax_items:
+            rows, row, drawn = users, None, self.negatives.draw(users, generator)
+
+        def ranking(user: Tensor, item: Tensor, present: Tensor) -> Tensor:
+            if drawn is None:
+                loss = softmax_loss(user, item, row, items, settings.tau, present)
+            else:
+                negatives, log_q, known = drawn
+                loss = sampled_softmax_loss(
+                    user, item, items, settings.tau, negatives, log_q, known | ~present[negatives]
+                )
+            return loss.where(present[items], 0).sum() / present[items].sum().clamp_min(1)
+
+        everything = torch.ones(self.n_items, dtype=torch.bool, device=users.device)
+        everything[0] = False
+        user, item = self.fuse(encoded.user)[rows], self.fuse(encoded.item)
+        terms = {"ranking": ranking(user, item, everything)}
+        for n, modality in enumerate(self.modalities):
+            user, commitment = encoded.user[modality][rows], user.new_zeros(())
+            if self.quantizing:
+                user, commitment = self.quantizers[modality](user, seed=(self.seed * 1_000_003 + self.step) * 2 + n)
+            present = self._content(modality)[1]
+            terms[f"{modality}.ranking"] = settings.quantized_weight * ranking(user, encoded.item[modality], present)
+            terms[f"{modality}.commitment"] = settings.commit_weight * commitment
+        if len(self.modalities) == 2:
+            some = items[:_ALIGNED]
+            some = some[torch.stack([self._content(m)[1] for m in self.modalities]).all(0)[some]]
+            views = [F.normalize(encoded.start[m][some], dim=1) for m in self.modalities]
+            terms["alignment"] = settings.align_weight * alignment_loss(*views, some)
+        penalty = self.item[items].pow(2).sum(1).mean() + self.delta[users].pow(2).sum(1).mean()
+        terms["l2"] = settings.l2_weight * penalty
+        return terms
+
+    def calculate_loss(self, interaction) -> Tensor:
+        """RecBole's contract; counts as a training step."""
+        terms = self.losses(interaction[self.USER_ID], interaction[self.ITEM_ID])
+        self.step += 1
+        return torch.stack(list(terms.values())).sum()
+
+    def train(self, mode: bool = True) -> DPPMG:
+        self._cache = None
+        return super().train(mode)
+
+    @torch.no_grad()
+    def encoded(self) -> Encoded:
+        """The vectors to recommend with; kept until training goes on."""
+        if self.training:
+            return self.encode()
+        if self._cache is None:
+            self._cache = self.encode()
+        return self._cache
+
+    @torch.no_grad()
+    def scores(self, users: Tensor, quantized: bool = False) -> Tensor:
+        """Scores of every item, float (B, I); optionally with the modalities' users quantized."""
+        encoded = self.encoded()
+        own = {c: table[users] for c, table in encoded.user.items()}
+        if quantized:
+            own |= {m: residual.quantize(own[m], self.quantizers[m].codebooks) for m in self.modalities}
+        return self.fuse(own) @ self.fuse(encoded.item).T
+
+    def full_sort_predict(self, interaction) -> Tensor:
+        """RecBole's contract: flat scores (B I,) of the users' every item."""
+        return self.scores(interaction[self.USER_ID]).flatten()
+
+    @torch.no_grad()
+    def predict(self, interaction) -> Tensor:
+        """RecBole's contract: scores (B,) of pairs."""
+        encoded = self.encoded()
+        users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
+        user = self.fuse({c: table[users] for c, table in encoded.user.items()})
+        return (user * self.fuse({c: table[items] for c, table in encoded.item.items()})).sum(1)
+
+    @torch.no_grad()
+    def space(self) -> PreferenceSpace:
+        """The snapshot, on the CPU, that everything after stage 1 works on."""
+        self.eval()
+        encoded = self.encoded()
+        books = {m: self.quantizers[m].codebooks for m in self.modalities}
+        codes = {m: residual.encode(encoded.user[m], books[m]).cpu() for m in self.modalities}
+
+        def cpu(tables: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: table.detach().cpu().clone() for name, table in tables.items()}
+
+        return PreferenceSpace(
+            channels=self.channels,
+            weights=self.weights.detach().cpu(),
+            history=self.history.to(torch.device("cpu")),
+            user_preference=cpu(encoded.user),
+            item_preference=cpu(encoded.item),
+            start=cpu(encoded.start),
+            travelled=cpu(encoded.travelled),
+            codebooks=cpu(books),
+            user_codes=codes,
+            projection={m: cpu(self.projections[m].tensors()) for m in self.modalities},
+        )

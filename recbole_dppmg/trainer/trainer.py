@@ -1,0 +1,65 @@
+"""RecBole's face of the training: `fit` and `evaluate` as its `Trainer` has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from recbole.trainer import Trainer
+
+from recbole_dppmg.artifacts import load_tensors, save_tensors
+from recbole_dppmg.evaluation.ranking import METRICS, RankingTask, evaluate
+from recbole_dppmg.trainer.preference import PreferencePhase, PreferenceResult, quantizer_health
+from recbole_dppmg.trainer.tracking import Tracker
+
+
+class DPPMGTrainer(Trainer):
+    """Trains DPPMG phase by phase and evaluates it with whole arrays; weights are stored as safetensors."""
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        self.saved_model_file = str(Path(self.saved_model_file).with_suffix(".safetensors"))
+        self.tracker = Tracker()
+        self.preference: PreferenceResult | None = None
+
+    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
+        """Train the preference model; returns the best validation score and metrics, as RecBole's does."""
+        interactions = train_data.dataset.inter_feat
+        pairs = torch.stack([interactions[self.model.USER_ID], interactions[self.model.ITEM_ID]])
+        phase = PreferencePhase(self.model, self.config, self.tracker)
+        self.preference = phase.fit(pairs, RankingTask.of(valid_data) if valid_data else None, callback_fn)
+        if saved:
+            save_tensors(self.saved_model_file, self.model.state_dict())
+        if not valid_data:
+            return -1, None
+        self.best_valid_score, self.best_valid_result = self.preference.score, self.preference.valid
+        return self.best_valid_score, self.best_valid_result
+
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        """Ranking metrics by RecBole's names; other kinds of metrics take RecBole's own evaluator."""
+        if not eval_data:
+            return None
+        if load_best_model:
+            self.resume_checkpoint(model_file or self.saved_model_file)
+        self.model.eval()
+        names = [name.lower() for name in self.config["metrics"]]
+        if not set(names) <= set(METRICS) or not hasattr(eval_data, "uid2positive_item"):
+            return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        task = RankingTask.of(eval_data).to(self.model.device)
+        return evaluate(self.model.scores, task, self.config["topk"], names)
+
+    def resume_checkpoint(self, resume_file):
+        """Load weights that `fit` stored."""
+        self.model.load_state_dict(load_tensors(resume_file))
+
+    @torch.no_grad()
+    def quantizer_metrics(self, eval_data) -> dict[str, float]:
+        """Health of the codes, and `quantizer.kept.<metric>`: what ranking by quantized users keeps of ranking
+        by continuous ones, as a fraction."""
+        self.model.eval()
+        task, topk = RankingTask.of(eval_data).to(self.model.device), self.config["topk"]
+        names = ["ndcg", "recall"]
+        full = evaluate(self.model.scores, task, topk, names)
+        coarse = evaluate(lambda users: self.model.scores(users, quantized=True), task, topk, names)
+        kept = {f"quantizer.kept.{name}": coarse[name] / full[name] for name in full if full[name]}
+        return quantizer_health(self.model) | kept

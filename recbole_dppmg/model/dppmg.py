@@ -155,17 +155,16 @@ class DPPMG(GeneralRecommender):
             rows, row, drawn = users, None, self.negatives.draw(users, generator)
 
         def ranking(user: Tensor, item: Tensor, present: Tensor) -> Tensor:
+            weight = present[items].float()
+            weight = weight / weight.sum().clamp_min(1)
             if drawn is None:
-                loss = softmax_loss(user, item, row, items, settings.tau, present)
-            else:
-                negatives, log_q, known = drawn
-                loss = sampled_softmax_loss(
-                    user, item, items, settings.tau, negatives, log_q, known | ~present[negatives]
-                )
-            return loss.where(present[items], 0).sum() / present[items].sum().clamp_min(1)
+                bias = torch.where(present, 0.0, -torch.inf)
+                return softmax_loss(user, item, row, items, weight, settings.tau, bias)
+            negatives, log_q, known = drawn
+            known = known | ~present[negatives]
+            return sampled_softmax_loss(user, item, items, weight, settings.tau, negatives, log_q, known)
 
-        everything = torch.ones(self.n_items, dtype=torch.bool, device=users.device)
-        everything[0] = False
+        everything = torch.arange(self.n_items, device=users.device) > 0
         user, item = self.fuse(encoded.user)[rows], self.fuse(encoded.item)
         terms = {"ranking": ranking(user, item, everything)}
         for n, modality in enumerate(self.modalities):

@@ -4,28 +4,59 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
-def softmax_loss(users: Tensor, items: Tensor, row: Tensor, positive: Tensor, tau: float, candidate: Tensor) -> Tensor:
-    """`-log softmax(<u, i> / tau)` of the positives over all candidate items (Mult-VAE, arXiv 1802.05814).
+class _SoftmaxLoss(torch.autograd.Function):
+    """One (R, I) table for both passes, rewritten in place: logits, then probabilities, then gradients."""
+
+    @staticmethod
+    def forward(ctx, users, items, row, positive, weight, bias):
+        table = torch.addmm(bias, users, items.T)
+        own = table[row, positive]
+        top = table.amax(1, keepdim=True)
+        total = table.sub_(top).exp_().sum(1)
+        ctx.save_for_backward(users, items, row, positive, weight)
+        ctx.table, ctx.total = table, total
+        return (weight * ((total.log() + top.squeeze(1))[row] - own)).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        users, items, row, positive, weight = ctx.saved_tensors
+        shares = torch.zeros_like(ctx.total).index_add_(0, row, weight)
+        table, ctx.table = ctx.table, None  # used up: a second backward fails rather than lies
+        table.mul_((gradient * shares / ctx.total).unsqueeze(1))
+        table.index_put_((row, positive), -gradient * weight, accumulate=True)
+        return table @ items, table.T @ users, None, None, None, None
+
+
+def softmax_loss(
+    users: Tensor, items: Tensor, row: Tensor, positive: Tensor, weight: Tensor, tau: float, bias: Tensor
+) -> Tensor:
+    """`-log softmax(<u, i> / tau)` of the positives over all items (Mult-VAE, arXiv 1802.05814), weighted sum.
 
     Args:
         users: float (R, d), unit vectors, each user once.
         items: float (I, d), unit vectors.
         row: int64 (B,), whose interaction it is, as a row of `users`.
-        positive: int64 (B,), the item; must be a candidate.
-        candidate: bool (I,), the items that take part.
-
-    Returns:
-        float (B,).
+        positive: int64 (B,), the item.
+        weight: float (B,).
+        bias: float (I,), 0, or -inf for items that do not take part; no weighted positive may be one.
     """
-    logits = (users @ items.T / tau).masked_fill(~candidate, -torch.inf)
-    return logits.logsumexp(1)[row] - logits[row, positive]
+    return _SoftmaxLoss.apply(users / tau, items, row, positive, weight, bias)
 
 
 def sampled_softmax_loss(
-    users: Tensor, items: Tensor, positive: Tensor, tau: float, negatives: Tensor, log_q: Tensor, known: Tensor
+    users: Tensor,
+    items: Tensor,
+    positive: Tensor,
+    weight: Tensor,
+    tau: float,
+    negatives: Tensor,
+    log_q: Tensor,
+    known: Tensor,
 ) -> Tensor:
     """The same over shared negatives, each corrected by how likely it was drawn (Bengio & Senecal 2008).
 
@@ -33,16 +64,14 @@ def sampled_softmax_loss(
         users: float (B, d), unit vectors, the user of each interaction.
         items: float (I, d), unit vectors.
         positive: int64 (B,).
+        weight: float (B,).
         negatives: int64 (M,), distinct items.
         log_q: float (M,), log of each negative's probability to be among the M.
         known: bool (B, M), negatives that are training items of that user; they do not take part.
-
-    Returns:
-        float (B,).
     """
     own = (users * items[positive]).sum(1, keepdim=True) / tau
     others = (users @ items[negatives].T / tau - log_q).masked_fill(known, -torch.inf)
-    return torch.cat([own, others], 1).logsumexp(1) - own.squeeze(1)
+    return (weight * (torch.cat([own, others], 1).logsumexp(1) - own.squeeze(1))).sum()
 
 
 def alignment_loss(first: Tensor, second: Tensor, items: Tensor, tau: float = 0.2) -> Tensor:

@@ -28,7 +28,7 @@ class Quantizer(nn.Module):
         super().__init__()
         from vector_quantize_pytorch import ResidualVQ
 
-        self.n_codes = n_codes
+        self.n_codes, self.kmeans = n_codes, kmeans
         self.residual = ResidualVQ(
             dim=size,
             num_quantizers=levels,
@@ -62,3 +62,15 @@ class Quantizer(nn.Module):
             torch.manual_seed(seed)
             quantized, _, commitment = self.residual(vectors)
         return quantized, commitment.sum()
+
+    @torch.no_grad()
+    def settle(self, vectors: Tensor, rounds: int, seed: int) -> None:
+        """Fit the codebooks to users who no longer change: k-means anew, then `rounds` of moving averages."""
+        training = self.training
+        self.train()
+        if self.kmeans:
+            for level in self.residual.layers:
+                level._codebook.initted.fill_(False)
+        for n in range(rounds):
+            self(vectors, seed + n)
+        self.train(training)

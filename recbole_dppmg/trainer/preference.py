@@ -18,7 +18,8 @@ from recbole_dppmg.trainer.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
-_SETTLE = 5  # epochs that the quantizer gets after its k-means before a state may be the best
+_GRACE = 5  # epochs that the quantizer gets after its k-means before a state may be the best
+_ROUNDS = 30  # passes over the final users in which the codebooks settle
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class PreferencePhase:
             bar.set_postfix_str(f"{metric} {found.score:.4f}", refresh=False)
             if on_score:
                 on_score(epoch, found.score)
-            if self.model.modalities and epoch < self.model.settings.quantizer_warmup + _SETTLE:
+            if self.model.modalities and epoch < self.model.settings.quantizer_warmup + _GRACE:
                 continue
             if found.score > best.score:
                 best, waited = found, 0
@@ -84,6 +85,7 @@ class PreferencePhase:
         if state is not None:
             self.model.load_state_dict(state)
         self.model.eval()
+        self._settle()
         logger.info("preference: best epoch %d, valid %s %.4f", best.epoch, metric, best.score)
         return best
 
@@ -103,6 +105,12 @@ class PreferencePhase:
             for name, term in {"loss": loss, **terms}.items():
                 sums[name] = sums.get(name, 0) + term.detach()
         self.tracker.log({f"{self.name}.{name}": float(total) / batches for name, total in sums.items()}, epoch)
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        known, encoded = self.model.history.sizes > 0, self.model.encoded()
+        for modality, quantizer in self.model.quantizers.items():
+            quantizer.settle(encoded.user[modality][known], _ROUNDS, self.config["seed"])
 
     def _evaluate(self, valid: RankingTask, epoch: int) -> PreferenceResult:
         self.model.eval()

@@ -13,7 +13,7 @@ from recbole_dppmg.model.space import PreferenceSpace
 from recbole_dppmg.types import Item, token_name
 
 _WORD = re.compile(r"[^\W\d_][\w'’-]+")
-_NEAREST = 50  # items whose words are counted
+_NEAREST = 50  # items whose words are counted, at most an eighth of all
 _SHOWN = 8
 _LIFT = 1.5  # how much more often than in all items
 _SUPPORT = 2  # items that a word must occur in
@@ -34,6 +34,7 @@ def build_glossary(space: PreferenceSpace, items: Sequence[Item]) -> dict[str, d
         return {}
     # the better known half, so that the examples say something to a reader
     rows = (told & (uses >= uses[told].median())).nonzero().squeeze(1)
+    number = min(_NEAREST, max(_SHOWN, len(rows) // 8), len(rows))
     vocabulary: dict[str, int] = {}
     words = ItemLists.of([_word_ids(items[row], vocabulary) for row in rows.tolist()])
     names = list(vocabulary)
@@ -42,7 +43,7 @@ def build_glossary(space: PreferenceSpace, items: Sequence[Item]) -> dict[str, d
         vectors = space.item_preference[modality][rows]
         for level, codebook in enumerate(space.codebooks[modality]):
             likeness = codebook @ vectors.T
-            nearest = (likeness - likeness.mean(0)).topk(min(_NEAREST, len(rows)), dim=1).indices
+            nearest = (likeness - likeness.mean(0)).topk(number, dim=1).indices
             chosen = _distinctive(words, nearest, len(names))
             for code, (near, own) in enumerate(zip(rows[nearest[:, :_SHOWN]].tolist(), chosen, strict=True)):
                 glossary[token_name(modality, level, code)] = {

@@ -19,7 +19,8 @@ class _SoftmaxLoss(torch.autograd.Function):
         total = table.sub_(top).exp_().sum(1)
         ctx.save_for_backward(users, items, row, positive, weight)
         ctx.table, ctx.total = table, total
-        return (weight * ((total.log() + top.squeeze(1))[row] - own)).sum()
+        terms = (total.log() + top.squeeze(1))[row] - own
+        return (weight * terms.masked_fill(weight == 0, 0)).sum()  # 0 times infinity is not 0
 
     @staticmethod
     @once_differentiable

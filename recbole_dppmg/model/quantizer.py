@@ -61,7 +61,9 @@ class Quantizer(nn.Module):
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             quantized, _, commitment = self.residual(vectors)
-        return quantized, commitment.sum()
+        # the library's own way lets the gradient through once per level
+        quantized = vectors + (quantized - vectors).detach()
+        return quantized, commitment.sum() * vectors.shape[1]  # the library averages over d
 
     @torch.no_grad()
     def settle(self, vectors: Tensor, rounds: int, seed: int) -> None:

@@ -218,8 +218,10 @@ class PreferenceSpace:
         expected |= {"start": (n_items, width), "travelled": (n_items, width)}
         for field, shape in expected.items():
             for channel in self.channels:
-                if (found := tuple(getattr(self, field)[channel].shape)) != shape:
-                    raise ValueError(f"{field}.{channel} has shape {found}, not {shape}")
+                table = getattr(self, field).get(channel)
+                if table is None or tuple(table.shape) != shape:
+                    found = "is missing" if table is None else f"has shape {tuple(table.shape)}"
+                    raise ValueError(f"{field}.{channel} {found}, expected {shape}")
         for m in self.modalities:
             levels, n_codes, _ = self.codebooks[m].shape
             if self.user_codes[m].shape != (n_users, levels) or int(self.user_codes[m].max()) >= n_codes:

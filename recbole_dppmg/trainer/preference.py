@@ -104,7 +104,7 @@ class PreferencePhase:
             batches += 1
             for name, term in {"loss": loss, **terms}.items():
                 sums[name] = sums.get(name, 0) + term.detach()
-        self.tracker.log({f"{self.name}.{name}": float(total) / batches for name, total in sums.items()}, epoch)
+        self.tracker.log({f"{self.name}.{name}": total / batches for name, total in sums.items()}, epoch)
 
     @torch.no_grad()
     def _settle(self) -> None:

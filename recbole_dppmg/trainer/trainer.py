@@ -16,10 +16,10 @@ from recbole_dppmg.trainer.tracking import Tracker
 class DPPMGTrainer(Trainer):
     """Trains DPPMG phase by phase and evaluates it with whole arrays; weights are stored as safetensors."""
 
-    def __init__(self, config, model):
+    def __init__(self, config, model, tracker: Tracker | None = None):
         super().__init__(config, model)
         self.saved_model_file = str(Path(self.saved_model_file).with_suffix(".safetensors"))
-        self.tracker = Tracker()
+        self.tracker = tracker or Tracker()
         self.preference: PreferenceResult | None = None
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):

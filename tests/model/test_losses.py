@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from recbole_dppmg.model.losses import alignment_loss, sampled_softmax_loss, softmax_loss
+
+
+def vectors(rows: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(rows, 4, generator=generator, dtype=torch.double), dim=1)
+
+
+def reference(users, items, row, positive, weight, tau, bias):
+    table = (users @ items.T / tau + bias).log_softmax(1)[row, positive]
+    return -(weight * table.masked_fill(weight == 0, 0)).sum()
+
+
+def test_softmax_loss_and_its_gradient_are_those_of_log_softmax():
+    row, positive = torch.tensor([0, 0, 2, 4]), torch.tensor([1, 3, 6, 2])
+    weight = torch.tensor([0.2, 0.5, 0.0, 0.3], dtype=torch.double)
+    bias = torch.zeros(7, dtype=torch.double)
+    bias[[0, 6]] = -torch.inf  # the third positive takes no part and has no weight
+    gradients = []
+    for loss in (softmax_loss, reference):
+        users, items = vectors(5, 0).requires_grad_(), vectors(7, 1).requires_grad_()
+        value = loss(users, items, row, positive, weight, 0.2, bias)
+        value.backward()
+        gradients.append((value.detach(), users.grad, items.grad))
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_sampled_softmax_over_all_items_is_the_full_one():
+    users, items, positive = vectors(3, 0), vectors(6, 1), torch.tensor([1, 2, 5])
+    others = torch.arange(6)
+    known = others.unsqueeze(0) == positive.unsqueeze(1)  # the positive itself is added once
+    weight = torch.full((3,), 1 / 3, dtype=torch.double)
+    full = softmax_loss(users, items, torch.arange(3), positive, weight, 0.2, torch.zeros(6, dtype=torch.double))
+    sampled = sampled_softmax_loss(users, items, positive, weight, 0.2, others, torch.zeros(6), known)
+    assert sampled.item() == pytest.approx(full.item())
+
+
+def test_alignment_is_least_for_equal_views_and_ignores_repeated_items():
+    first = vectors(6, 0)
+    items = torch.tensor([1, 2, 3, 4, 5, 5])
+    first[5] = first[4]
+    equal = alignment_loss(first, first, items)
+    other = alignment_loss(first, vectors(6, 3), items)
+    assert equal < other
+    assert equal < alignment_loss(first, first, torch.arange(6))  # there the twins push each other away

@@ -203,12 +203,20 @@ class DPPMG(GeneralRecommender):
         return self._cache
 
     @torch.no_grad()
-    def scores(self, users: Tensor, quantized: bool = False) -> Tensor:
-        """Scores of every item, float (B, I); optionally with the modalities' users quantized."""
+    def scores(self, users: Tensor, quantized: bool = False, channels: tuple[str, ...] | None = None) -> Tensor:
+        """Scores of every item, float (B, I).
+
+        Args:
+            users: int64 (B,).
+            quantized: rank by the codes of the modalities' users instead of their vectors.
+            channels: those that count; None: all.
+        """
         encoded = self.encoded()
         own = {c: table[users] for c, table in encoded.user.items()}
         if quantized:
             own |= {m: residual.quantize(own[m], self.quantizers[m].codebooks) for m in self.modalities}
+        if channels is not None:
+            own = {c: table if c in channels else torch.zeros_like(table) for c, table in own.items()}
         return self.fuse(own) @ self.fuse(encoded.item).T
 
     def full_sort_predict(self, interaction) -> Tensor:

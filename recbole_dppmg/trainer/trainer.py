@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -54,12 +55,16 @@ class DPPMGTrainer(Trainer):
 
     @torch.no_grad()
     def quantizer_metrics(self, eval_data) -> dict[str, float]:
-        """Health of the codes, and `quantizer.kept.<metric>`: what ranking by quantized users keeps of ranking
-        by continuous ones, as a fraction."""
+        """Health of the codes, and what ranking by quantized users keeps of ranking by continuous ones, as a
+        fraction: `quantizer.kept.<metric>` of the whole score, in which the id channel is never quantized, and
+        `quantizer.<modality>.kept.<metric>` of that modality's score alone."""
         self.model.eval()
         task, topk = RankingTask.of(eval_data).to(self.model.device), self.config["topk"]
-        names = ["ndcg", "recall"]
-        full = evaluate(self.model.scores, task, topk, names)
-        coarse = evaluate(lambda users: self.model.scores(users, quantized=True), task, topk, names)
-        kept = {f"quantizer.kept.{name}": coarse[name] / full[name] for name in full if full[name]}
-        return quantizer_health(self.model) | kept
+        found = quantizer_health(self.model)
+        for prefix, channels in {"quantizer": None, **{f"quantizer.{m}": (m,) for m in self.model.modalities}}.items():
+            full, coarse = (
+                evaluate(partial(self.model.scores, quantized=q, channels=channels), task, topk, ["ndcg", "recall"])
+                for q in (False, True)
+            )
+            found |= {f"{prefix}.kept.{name}": coarse[name] / full[name] for name in full if full[name]}
+        return found

@@ -33,6 +33,7 @@ def test_codes_are_used_and_keep_the_ranking(trained):
             assert found[f"quantizer.{modality}.utilization.{level}"] >= 0.95
             assert found[f"quantizer.{modality}.perplexity.{level}"] >= 0.6
     assert found["quantizer.kept.ndcg@20"] >= 0.9
+    assert found["quantizer.text.kept.ndcg@20"] >= 0.8
 
 
 def test_stored_weights_come_back(trained, tiny_path):

@@ -46,16 +46,19 @@ class PreferenceSettings(_Group):
 
     n_layers: PositiveInt = Field(2, description="user-item propagation layers (LightGCN)")
     knn_k: PositiveInt = Field(10, description="neighbours in each modality's item-item graph (FREEDOM)")
-    delta_dropout: Fraction = Field(0.2, description="share of users whose free vector is dropped in a step")
+    delta_dropout: Fraction = Field(0.2, description="share of users whose free id vector is dropped in a step")
+    modality_delta_dropout: Fraction = Field(
+        0.8, description="the same in text and image; high, so that tokens follow from the items liked"
+    )
     softmax_items: PositiveInt = Field(
         4096, description="items in the ranking softmax; a larger catalogue is sampled, with the log-q correction"
     )
     negative_power: Fraction = Field(0.5, description="sampled negatives by popularity to this power; 0: uniform")
-    tau: PositiveFloat = Field(0.2, description="temperature of the softmax ranking loss")
+    tau: PositiveFloat = Field(0.15, description="temperature of the softmax ranking loss")
     align_weight: NonNegative = Field(0.01, description="weight of InfoNCE between an item's text and image")
     commit_weight: NonNegative = Field(0.1, description="weight of the quantizer's commitment loss")
-    quantized_weight: NonNegative = Field(0.2, description="weight of the ranking loss with quantized users")
-    l2_weight: NonNegative = Field(1e-4, description="weight of the L2 penalty on the batch's embeddings")
+    quantized_weight: NonNegative = Field(0.5, description="weight of the ranking loss with quantized users")
+    l2_weight: NonNegative = Field(3e-3, description="weight of the L2 penalty on the batch's embeddings")
     quantizer_levels: PositiveInt = Field(4, description="preference tokens per user and modality")
     quantizer_codes: PositiveInt | None = Field(
         None, description="codes per level; empty: 2^floor(log2(users / 30)) within 16..256"

@@ -79,6 +79,8 @@ class DPPMG(GeneralRecommender):
         self.item = nn.Parameter(0.1 * torch.randn(self.n_items, size))
         self.delta = nn.Parameter(0.1 * torch.randn(self.n_users, size * len(self.channels)))
         self.channel_logit = nn.Parameter(torch.zeros(len(self.channels)))
+        dropout = [settings.delta_dropout] + [settings.modality_delta_dropout] * len(self.modalities)
+        self.register_buffer("delta_dropout", torch.tensor(dropout), persistent=False)
         widths = {m: self._content(m)[0].shape[1] for m in self.modalities}
         self.projections = nn.ModuleDict({m: ContentProjection(widths[m], size) for m in self.modalities})
         n_codes = settings.quantizer_codes or default_codes(self.n_users - 1)
@@ -144,7 +146,8 @@ class DPPMG(GeneralRecommender):
         """The weighted terms of the loss of a batch of interactions, int64 (B,) each."""
         settings = self.settings
         generator = torch.Generator(users.device).manual_seed(self.seed * 1_000_003 + self.step)
-        kept = torch.rand(self.n_users, 1, generator=generator, device=users.device) >= settings.delta_dropout
+        draws = torch.rand(self.n_users, len(self.channels), generator=generator, device=users.device)
+        kept = (draws >= self.delta_dropout).repeat_interleave(self.size, 1)
         encoded = self.encode(self.delta * kept)
         # few users: each once, else the batch's; either way the shapes do not depend on the draw
         everyone = self.n_users <= len(users)

@@ -50,6 +50,7 @@ class PreferenceSettings(_Group):
     modality_delta_dropout: Fraction = Field(
         0.8, description="the same in text and image; high, so that tokens follow from the items liked"
     )
+    leave_out: bool = Field(True, description="leave a batch's interactions out of the graph they are predicted from")
     softmax_items: PositiveInt = Field(
         4096, description="items in the ranking softmax; a larger catalogue is sampled, with the log-q correction"
     )

@@ -15,7 +15,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_dppmg.data.graph import knn_graph, user_item_graph
+from recbole_dppmg.data.graph import Graph, knn_graph, user_item_graph
 from recbole_dppmg.data.lists import ItemLists
 from recbole_dppmg.data.sampling import SharedNegatives
 from recbole_dppmg.model import codes as residual
@@ -104,22 +104,24 @@ class DPPMG(GeneralRecommender):
     def _content(self, modality: str) -> tuple[Tensor, Tensor]:
         return getattr(self, f"{modality}_features"), getattr(self, f"{modality}_present")
 
-    def encode(self, delta: Tensor | None = None) -> Encoded:
+    def encode(self, delta: Tensor | None = None, graph: Graph | None = None) -> Encoded:
         """Propagate all channels at once, as columns of one table.
 
         Args:
             delta: float (U, C d), the users' own vectors; None: the learned ones.
+            graph: None: all training interactions.
         """
         delta = self.delta if delta is None else delta
+        graph = graph or self.graph
         starts = [self.item] + [self.projections[m](*self._content(m)) for m in self.modalities]
         start = torch.cat(starts, 1)
-        degree = self.graph.degree[: self.n_users].clamp_min(1).unsqueeze(1)
+        degree = graph.degree[: self.n_users].clamp_min(1).unsqueeze(1)
         nobody = start.new_zeros(self.n_users, start.shape[1])
-        mean = self.graph.sum(torch.cat([nobody, start]))[: self.n_users] / degree
+        mean = graph.sum(torch.cat([nobody, start]))[: self.n_users] / degree
         layer = total = torch.cat([mean + delta, start])
         sent = layer
         for remaining in reversed(range(self.settings.n_layers)):
-            layer = self.graph.propagate(layer)
+            layer = graph.propagate(layer)
             total = total + layer
             sent = sent + layer if remaining else sent
         user, item = self._split(total[: self.n_users]), self._split(total[self.n_users :])
@@ -127,7 +129,7 @@ class DPPMG(GeneralRecommender):
         for modality in self.modalities:
             near = self.item_graphs[modality].propagate(own[modality])
             item[modality] = item[modality] + (self.settings.n_layers + 1) * near
-        travelled = (self.graph.scale * sent)[self.n_users :]
+        travelled = (graph.scale * sent)[self.n_users :]
         return Encoded(
             {c: F.normalize(v, dim=1) for c, v in user.items()},
             {c: F.normalize(v, dim=1) for c, v in item.items()},
@@ -148,7 +150,9 @@ class DPPMG(GeneralRecommender):
         generator = torch.Generator(users.device).manual_seed(self.seed * 1_000_003 + self.step)
         draws = torch.rand(self.n_users, len(self.channels), generator=generator, device=users.device)
         kept = (draws >= self.delta_dropout).repeat_interleave(self.size, 1)
-        encoded = self.encode(self.delta * kept)
+        # what is to be predicted is left out of what it is predicted from, as EASE's zero diagonal does
+        graph = self.graph.without(torch.stack([users, items + self.n_users])) if settings.leave_out else None
+        encoded = self.encode(self.delta * kept, graph)
         # few users: each once, else the batch's; either way the shapes do not depend on the draw
         everyone = self.n_users <= len(users)
         rows = torch.arange(self.n_users, device=users.device) if everyone else users
@@ -198,11 +202,13 @@ class DPPMG(GeneralRecommender):
 
     @torch.no_grad()
     def encoded(self) -> Encoded:
-        """The vectors to recommend with; kept until training goes on."""
-        if self.training:
-            return self.encode()
-        if self._cache is None:
-            self._cache = self.encode()
+        """The vectors to recommend with, kept until training goes on; a user without training items has the
+        average preference."""
+        if self._cache is None or self.training:
+            known, encoded = self.history.sizes > 0, self.encode()
+            for channel, table in encoded.user.items():
+                encoded.user[channel] = torch.where(known.unsqueeze(1), table, F.normalize(table[known].mean(0), dim=0))
+            self._cache = encoded
         return self._cache
 
     @torch.no_grad()

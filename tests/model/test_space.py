@@ -56,6 +56,14 @@ def test_a_user_without_items_gets_the_average_and_not_nan(space):
     assert all(len(codes) == 1 for codes in left.values())
 
 
+def test_padding_and_users_without_training_items_have_the_average_preference(trained, space):
+    model = trained[1].model
+    assert (model.history.sizes == 0).nonzero().flatten().tolist() == [0]
+    for table in space.user_preference.values():
+        average = torch.nn.functional.normalize(table[1:].mean(0), dim=0)
+        torch.testing.assert_close(table[0], average)
+
+
 def vars_of(space):
     return {name: getattr(space, name) for name in PreferenceSpace.__dataclass_fields__}
 

@@ -50,12 +50,12 @@ class PreferenceSettings(_Group):
     modality_delta_dropout: Fraction = Field(
         0.8, description="the same in text and image; high, so that tokens follow from the items liked"
     )
-    leave_out: bool = Field(True, description="leave a batch's interactions out of the graph they are predicted from")
     softmax_items: PositiveInt = Field(
         4096, description="items in the ranking softmax; a larger catalogue is sampled, with the log-q correction"
     )
     negative_power: Fraction = Field(0.5, description="sampled negatives by popularity to this power; 0: uniform")
     tau: PositiveFloat = Field(0.15, description="temperature of the softmax ranking loss")
+    modality_tau: PositiveFloat = Field(0.2, description="the same within text and within image")
     align_weight: NonNegative = Field(0.01, description="weight of InfoNCE between an item's text and image")
     commit_weight: NonNegative = Field(0.1, description="weight of the quantizer's commitment loss")
     quantized_weight: NonNegative = Field(0.5, description="weight of the ranking loss with quantized users")

@@ -16,27 +16,16 @@ class Graph:
 
     def __init__(self, edges: Tensor, size: int):
         """Args: edges, int64 (2, E), each undirected edge once or twice; size, the number of nodes."""
-        self._set(torch.unique(_keys(edges, size)), size)
-
-    def _set(self, keys: Tensor, size: int) -> None:
-        """keys: int64, `row * size + column`, sorted, each edge in both directions."""
-        self.keys, self.size = keys, size
+        both = torch.cat([edges, edges.flip(0)], 1)
+        keys = torch.unique(both[0] * size + both[1])  # sorted by row, then by column
         index = torch.stack([keys // size, keys % size])
         self.edges = EdgeIndex(index, sparse_size=(size, size), sort_order="row", is_undirected=True)
         self.degree = torch.bincount(index[0], minlength=size).to(torch.float32)
         self.scale = self.degree.clamp_min(1).rsqrt().unsqueeze(1)
 
-    def without(self, edges: Tensor) -> Graph:
-        """The graph less some of its own edges, int64 (2, B), in either direction."""
-        kept = torch.ones_like(self.keys, dtype=torch.bool)
-        kept[torch.searchsorted(self.keys, _keys(edges, self.size))] = False
-        rest = object.__new__(Graph)
-        rest._set(self.keys[kept], self.size)
-        return rest
-
     def to(self, device: torch.device) -> Graph:
         """Move the graph; returns itself."""
-        self._set(self.keys.to(device), self.size)
+        self.edges, self.degree, self.scale = self.edges.to(device), self.degree.to(device), self.scale.to(device)
         return self
 
     def sum(self, x: Tensor) -> Tensor:
@@ -46,11 +35,6 @@ class Graph:
     def propagate(self, x: Tensor) -> Tensor:
         """`A_hat x`: float (N, D) to (N, D)."""
         return self.scale * self.edges.matmul(self.scale * x)
-
-
-def _keys(edges: Tensor, size: int) -> Tensor:
-    both = torch.cat([edges, edges.flip(0)], 1)
-    return both[0] * size + both[1]
 
 
 def user_item_graph(users: Tensor, items: Tensor, n_users: int, n_items: int) -> Graph:

@@ -15,7 +15,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_dppmg.data.graph import Graph, knn_graph, user_item_graph
+from recbole_dppmg.data.graph import knn_graph, user_item_graph
 from recbole_dppmg.data.lists import ItemLists
 from recbole_dppmg.data.sampling import SharedNegatives
 from recbole_dppmg.model import codes as residual
@@ -104,15 +104,14 @@ class DPPMG(GeneralRecommender):
     def _content(self, modality: str) -> tuple[Tensor, Tensor]:
         return getattr(self, f"{modality}_features"), getattr(self, f"{modality}_present")
 
-    def encode(self, delta: Tensor | None = None, graph: Graph | None = None) -> Encoded:
+    def encode(self, delta: Tensor | None = None) -> Encoded:
         """Propagate all channels at once, as columns of one table.
 
         Args:
             delta: float (U, C d), the users' own vectors; None: the learned ones.
-            graph: None: all training interactions.
         """
         delta = self.delta if delta is None else delta
-        graph = graph or self.graph
+        graph = self.graph
         starts = [self.item] + [self.projections[m](*self._content(m)) for m in self.modalities]
         start = torch.cat(starts, 1)
         degree = graph.degree[: self.n_users].clamp_min(1).unsqueeze(1)
@@ -150,9 +149,7 @@ class DPPMG(GeneralRecommender):
         generator = torch.Generator(users.device).manual_seed(self.seed * 1_000_003 + self.step)
         draws = torch.rand(self.n_users, len(self.channels), generator=generator, device=users.device)
         kept = (draws >= self.delta_dropout).repeat_interleave(self.size, 1)
-        # what is to be predicted is left out of what it is predicted from, as EASE's zero diagonal does
-        graph = self.graph.without(torch.stack([users, items + self.n_users])) if settings.leave_out else None
-        encoded = self.encode(self.delta * kept, graph)
+        encoded = self.encode(self.delta * kept)
         # few users: each once, else the batch's; either way the shapes do not depend on the draw
         everyone = self.n_users <= len(users)
         rows = torch.arange(self.n_users, device=users.device) if everyone else users
@@ -161,25 +158,27 @@ class DPPMG(GeneralRecommender):
         if self.n_items > settings.softmax_items:
             rows, row, drawn = users, None, self.negatives.draw(users, generator)
 
-        def ranking(user: Tensor, item: Tensor, present: Tensor) -> Tensor:
+        def ranking(user: Tensor, item: Tensor, present: Tensor, tau: float) -> Tensor:
             weight = present[items].float()
             weight = weight / weight.sum().clamp_min(1)
             if drawn is None:
                 bias = torch.where(present, 0.0, -torch.inf)
-                return softmax_loss(user, item, row, items, weight, settings.tau, bias)
+                return softmax_loss(user, item, row, items, weight, tau, bias)
             negatives, log_q, known = drawn
             known = known | ~present[negatives]
-            return sampled_softmax_loss(user, item, items, weight, settings.tau, negatives, log_q, known)
+            return sampled_softmax_loss(user, item, items, weight, tau, negatives, log_q, known)
 
         everything = torch.arange(self.n_items, device=users.device) > 0
         user, item = self.fuse(encoded.user)[rows], self.fuse(encoded.item)
-        terms = {"ranking": ranking(user, item, everything)}
+        terms = {"ranking": ranking(user, item, everything, settings.tau)}
         for n, modality in enumerate(self.modalities):
             user, commitment = encoded.user[modality][rows], user.new_zeros(())
             if self.quantizing:
                 user, commitment = self.quantizers[modality](user, seed=(self.seed * 1_000_003 + self.step) * 2 + n)
             present = self._content(modality)[1]
-            terms[f"{modality}.ranking"] = settings.quantized_weight * ranking(user, encoded.item[modality], present)
+            terms[f"{modality}.ranking"] = settings.quantized_weight * ranking(
+                user, encoded.item[modality], present, settings.modality_tau
+            )
             terms[f"{modality}.commitment"] = settings.commit_weight * commitment
         if len(self.modalities) == 2:
             some = items[:_ALIGNED]

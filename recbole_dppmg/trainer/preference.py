@@ -41,7 +41,6 @@ class PreferencePhase:
     def __init__(self, model: DPPMG, config, tracker: Tracker):
         self.model, self.config, self.tracker = model, config, tracker
         self.optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=config["epochs"])
 
     def fit(
         self, pairs: Tensor, valid: RankingTask | None, on_score: Callable[[int, float], None] | None = None
@@ -105,7 +104,6 @@ class PreferencePhase:
             batches += 1
             for name, term in {"loss": loss, **terms}.items():
                 sums[name] = sums.get(name, 0) + term.detach()
-        self.schedule.step()
         self.tracker.log({f"{self.name}.{name}": total / batches for name, total in sums.items()}, epoch)
 
     @torch.no_grad()

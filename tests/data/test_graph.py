@@ -56,13 +56,3 @@ def test_no_held_out_interaction_is_in_the_graph(trained):
         frame = part._dataset.inter_feat
         for user, item in zip(frame["user_id"].tolist(), frame["item_id"].tolist(), strict=True):
             assert ((user, item) in edges) is expected
-
-
-def test_a_graph_without_some_edges_is_the_graph_of_the_others():
-    users, items = torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 1, 1, 0, 2])
-    whole = user_item_graph(users, items, 3, 3)
-    left = whole.without(torch.stack([users[1:3], items[1:3] + 3]))
-    rest = user_item_graph(users[[0, 3, 4]], items[[0, 3, 4]], 3, 3)
-    assert torch.equal(left.edges.as_tensor(), rest.edges.as_tensor())
-    torch.testing.assert_close(dense(left, 6), dense(rest, 6))
-    assert whole.edges.shape[1] == 10  # the whole one is as it was

@@ -24,7 +24,9 @@ def trained(tiny_path):
     from recbole_dppmg.model.dppmg import DPPMG
     from recbole_dppmg.trainer.trainer import DPPMGTrainer
 
-    data = prepare(tiny_path)
-    trainer = DPPMGTrainer(data.config, DPPMG(data.config, data.train.dataset))
-    trainer.fit(data.train, data.valid)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tiny_path)  # RecBole writes logs where it stands
+        data = prepare(tiny_path)
+        trainer = DPPMGTrainer(data.config, DPPMG(data.config, data.train.dataset))
+        trainer.fit(data.train, data.valid)
     return data, trainer

@@ -41,7 +41,7 @@ class Encoded:
 
 
 class DPPMG(GeneralRecommender):
-    """Preferences per modality, recommended by `s(u, i) = sum_c w_c <h_u^c, h_i^c>`, all h of unit length.
+    """Preferences per modality, recommended by `s(u, i) = b_i + sum_c w_c <h_u^c, h_i^c>`, all h of unit length.
 
     `dataset` is the training part of a `DPPMGDataset`: its interactions are the graph.
     """
@@ -76,6 +76,7 @@ class DPPMG(GeneralRecommender):
 
     def _build(self) -> None:
         size, settings = self.size, self.settings
+        self.bias = nn.Parameter(torch.zeros(self.n_items))
         self.item = nn.Parameter(0.1 * torch.randn(self.n_items, size))
         self.delta = nn.Parameter(0.1 * torch.randn(self.n_users, size * len(self.channels)))
         self.channel_logit = nn.Parameter(torch.zeros(len(self.channels)))
@@ -95,6 +96,11 @@ class DPPMG(GeneralRecommender):
     def weights(self) -> Tensor:
         """w_c: float (C,), positive, sum 1."""
         return self.channel_logit.softmax(0)
+
+    @property
+    def item_bias(self) -> Tensor:
+        """b_i: float (I,), an item's own part of its scores; the loss learns it on the scale of logits."""
+        return self.settings.tau * self.bias
 
     @property
     def quantizing(self) -> bool:
@@ -158,26 +164,27 @@ class DPPMG(GeneralRecommender):
         if self.n_items > settings.softmax_items:
             rows, row, drawn = users, None, self.negatives.draw(users, generator)
 
-        def ranking(user: Tensor, item: Tensor, present: Tensor, tau: float) -> Tensor:
+        def ranking(user: Tensor, item: Tensor, present: Tensor, tau: float, bias: Tensor) -> Tensor:
             weight = present[items].float()
             weight = weight / weight.sum().clamp_min(1)
             if drawn is None:
-                bias = torch.where(present, 0.0, -torch.inf)
+                bias = torch.where(present, bias, -torch.inf)
                 return softmax_loss(user, item, row, items, weight, tau, bias)
             negatives, log_q, known = drawn
             known = known | ~present[negatives]
-            return sampled_softmax_loss(user, item, items, weight, tau, negatives, log_q, known)
+            return sampled_softmax_loss(user, item, items, weight, tau, negatives, log_q, known, bias)
 
         everything = torch.arange(self.n_items, device=users.device) > 0
         user, item = self.fuse(encoded.user)[rows], self.fuse(encoded.item)
-        terms = {"ranking": ranking(user, item, everything, settings.tau)}
+        terms = {"ranking": ranking(user, item, everything, settings.tau, self.bias)}
+        neutral = torch.zeros_like(self.bias)
         for n, modality in enumerate(self.modalities):
             user, commitment = encoded.user[modality][rows], user.new_zeros(())
             if self.quantizing:
                 user, commitment = self.quantizers[modality](user, seed=(self.seed * 1_000_003 + self.step) * 2 + n)
             present = self._content(modality)[1]
             terms[f"{modality}.ranking"] = settings.quantized_weight * ranking(
-                user, encoded.item[modality], present, settings.modality_tau
+                user, encoded.item[modality], present, settings.modality_tau, neutral
             )
             terms[f"{modality}.commitment"] = settings.commit_weight * commitment
         if len(self.modalities) == 2:
@@ -217,7 +224,7 @@ class DPPMG(GeneralRecommender):
         Args:
             users: int64 (B,).
             quantized: rank by the codes of the modalities' users instead of their vectors.
-            channels: those that count; None: all.
+            channels: those that count, without the items' own part; None: everything.
         """
         encoded = self.encoded()
         own = {c: table[users] for c, table in encoded.user.items()}
@@ -225,7 +232,7 @@ class DPPMG(GeneralRecommender):
             own |= {m: residual.quantize(own[m], self.quantizers[m].codebooks) for m in self.modalities}
         if channels is not None:
             own = {c: table if c in channels else torch.zeros_like(table) for c, table in own.items()}
-        return self.fuse(own) @ self.fuse(encoded.item).T
+        return self.fuse(own) @ self.fuse(encoded.item).T + (self.item_bias if channels is None else 0)
 
     def full_sort_predict(self, interaction) -> Tensor:
         """RecBole's contract: flat scores (B I,) of the users' every item."""
@@ -237,7 +244,8 @@ class DPPMG(GeneralRecommender):
         encoded = self.encoded()
         users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
         user = self.fuse({c: table[users] for c, table in encoded.user.items()})
-        return (user * self.fuse({c: table[items] for c, table in encoded.item.items()})).sum(1)
+        item = self.fuse({c: table[items] for c, table in encoded.item.items()})
+        return (user * item).sum(1) + self.item_bias[items]
 
     @torch.no_grad()
     def space(self) -> PreferenceSpace:
@@ -253,6 +261,7 @@ class DPPMG(GeneralRecommender):
         return PreferenceSpace(
             channels=self.channels,
             weights=self.weights.detach().cpu(),
+            item_bias=self.item_bias.detach().cpu(),
             history=self.history.to(torch.device("cpu")),
             user_preference=cpu(encoded.user),
             item_preference=cpu(encoded.item),

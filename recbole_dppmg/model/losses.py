@@ -30,7 +30,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         table, ctx.table = ctx.table, None  # used up: a second backward fails rather than lies
         table.mul_((gradient * shares / ctx.total).unsqueeze(1))
         table.index_put_((row, positive), -gradient * weight, accumulate=True)
-        return table @ items, table.T @ users, None, None, None, None
+        return table @ items, table.T @ users, None, None, None, table.sum(0)
 
 
 def softmax_loss(
@@ -44,7 +44,8 @@ def softmax_loss(
         row: int64 (B,), whose interaction it is, as a row of `users`.
         positive: int64 (B,), the item.
         weight: float (B,).
-        bias: float (I,), 0, or -inf for items that do not take part; no weighted positive may be one.
+        bias: float (I,), added to the logits; -inf for items that do not take part, which no weighted
+            positive may be.
     """
     return _SoftmaxLoss.apply(users / tau, items, row, positive, weight, bias)
 
@@ -58,6 +59,7 @@ def sampled_softmax_loss(
     negatives: Tensor,
     log_q: Tensor,
     known: Tensor,
+    bias: Tensor,
 ) -> Tensor:
     """The same over shared negatives, each corrected by how likely it was drawn (Bengio & Senecal 2008).
 
@@ -69,9 +71,10 @@ def sampled_softmax_loss(
         negatives: int64 (M,), distinct items.
         log_q: float (M,), log of each negative's probability to be among the M.
         known: bool (B, M), negatives that are training items of that user; they do not take part.
+        bias: float (I,), added to the logits.
     """
-    own = (users * items[positive]).sum(1, keepdim=True) / tau
-    others = (users @ items[negatives].T / tau - log_q).masked_fill(known, -torch.inf)
+    own = (users * items[positive]).sum(1, keepdim=True) / tau + bias[positive].unsqueeze(1)
+    others = (users @ items[negatives].T / tau + bias[negatives] - log_q).masked_fill(known, -torch.inf)
     return (weight * (torch.cat([own, others], 1).logsumexp(1) - own.squeeze(1))).sum()
 
 

@@ -41,6 +41,7 @@ class PreferenceSpace:
     Attributes:
         channels: `id` first, then the modalities that the model was trained with.
         weights: float (C,), positive, sum 1: what each channel adds to a score.
+        item_bias: float (I,), b_i, what an item's scores have in common.
         history: the users' training items.
         user_preference, item_preference: per channel float (U, d), (I, d), rows of unit length.
         start, travelled: per channel float (I, d); see `fold_in`.
@@ -52,6 +53,7 @@ class PreferenceSpace:
 
     channels: tuple[str, ...]
     weights: Tensor
+    item_bias: Tensor
     history: ItemLists
     user_preference: dict[str, Tensor]
     item_preference: dict[str, Tensor]
@@ -73,7 +75,7 @@ class PreferenceSpace:
 
     def fuse(self, vectors: Mapping[str, Tensor]) -> Tensor:
         """Concatenate channels (B, d) each to (B, C d), so that a dot product of two is
-        `s(u, i) = sum_c w_c <h_u^c, h_i^c>`."""
+        `sum_c w_c <h_u^c, h_i^c>`."""
         return torch.cat([w.sqrt() * vectors[c] for w, c in zip(self.weights, self.channels, strict=True)], 1)
 
     def user_tokens(self, user: int) -> dict[str, tuple[int, ...]]:
@@ -81,14 +83,14 @@ class PreferenceSpace:
         return {m: tuple(self.user_codes[m][user].tolist()) for m in self.modalities}
 
     def scores(self, users: Tensor) -> Tensor:
-        """Scores of every item, float (B, I) in [-1, 1].
+        """Scores of every item, `s(u, i) = b_i + sum_c w_c <h_u^c, h_i^c>`: float (B, I).
 
         Args:
             users: int64 (B,), known users, or float (B, C d), fused vectors of folded-in ones.
         """
         if not users.is_floating_point():
             users = self.fuse({c: self.user_preference[c][users] for c in self.channels})
-        return users @ self._fused_items.T
+        return users @ self._fused_items.T + self.item_bias
 
     @cached_property
     def _fused_items(self) -> Tensor:
@@ -102,7 +104,7 @@ class PreferenceSpace:
             exclude: items not to recommend, per user; None: a known user's training items.
 
         Returns:
-            items int64 (B, k) and scores float (B, k), in [-1, 1]; where fewer than k items are left, -inf.
+            items int64 (B, k) and scores float (B, k); where fewer than k items are left, -inf.
         """
         if exclude is None and not users.is_floating_point():
             exclude = self.history.take(users)
@@ -173,7 +175,8 @@ class PreferenceSpace:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it by name, for safetensors; `from_tensors` reads it back."""
-        named = {"weights": self.weights, "history.offsets": self.history.offsets, "history.items": self.history.items}
+        named = {"weights": self.weights, "item_bias": self.item_bias}
+        named |= {"history.offsets": self.history.offsets, "history.items": self.history.items}
         for field in ("user_preference", "item_preference", "start", "travelled", "codebooks", "user_codes"):
             named |= {f"{field}.{channel}": tensor for channel, tensor in getattr(self, field).items()}
         for modality, parts in self.projection.items():
@@ -195,6 +198,7 @@ class PreferenceSpace:
             space = cls(
                 channels=tuple(group("item_preference")),
                 weights=named["weights"],
+                item_bias=named["item_bias"],
                 history=ItemLists(named["history.offsets"], named["history.items"]),
                 user_preference=group("user_preference"),
                 item_preference=group("item_preference"),
@@ -216,6 +220,8 @@ class PreferenceSpace:
         n_items, width = self.item_preference["id"].shape
         expected = {"user_preference": (n_users, width), "item_preference": (n_items, width)}
         expected |= {"start": (n_items, width), "travelled": (n_items, width)}
+        if tuple(self.item_bias.shape) != (n_items,):
+            raise ValueError(f"item_bias has shape {tuple(self.item_bias.shape)}, expected {(n_items,)}")
         for field, shape in expected.items():
             for channel in self.channels:
                 table = getattr(self, field).get(channel)

@@ -17,14 +17,15 @@ def reference(users, items, row, positive, weight, tau, bias):
 def test_softmax_loss_and_its_gradient_are_those_of_log_softmax():
     row, positive = torch.tensor([0, 0, 2, 4]), torch.tensor([1, 3, 6, 2])
     weight = torch.tensor([0.2, 0.5, 0.0, 0.3], dtype=torch.double)
-    bias = torch.zeros(7, dtype=torch.double)
+    bias = vectors(7, 2)[:, 0]
     bias[[0, 6]] = -torch.inf  # the third positive takes no part and has no weight
     gradients = []
     for loss in (softmax_loss, reference):
         users, items = vectors(5, 0).requires_grad_(), vectors(7, 1).requires_grad_()
-        value = loss(users, items, row, positive, weight, 0.2, bias)
+        own = bias.clone().requires_grad_()
+        value = loss(users, items, row, positive, weight, 0.2, own)
         value.backward()
-        gradients.append((value.detach(), users.grad, items.grad))
+        gradients.append((value.detach(), users.grad, items.grad, own.grad))
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
@@ -32,9 +33,10 @@ def test_sampled_softmax_over_all_items_is_the_full_one():
     users, items, positive = vectors(3, 0), vectors(6, 1), torch.tensor([1, 2, 5])
     others = torch.arange(6)
     known = others.unsqueeze(0) == positive.unsqueeze(1)  # the positive itself is added once
+    bias = vectors(6, 2)[:, 0]
     weight = torch.full((3,), 1 / 3, dtype=torch.double)
-    full = softmax_loss(users, items, torch.arange(3), positive, weight, 0.2, torch.zeros(6, dtype=torch.double))
-    sampled = sampled_softmax_loss(users, items, positive, weight, 0.2, others, torch.zeros(6), known)
+    full = softmax_loss(users, items, torch.arange(3), positive, weight, 0.2, bias)
+    sampled = sampled_softmax_loss(users, items, positive, weight, 0.2, others, torch.zeros(6), known, bias)
     assert sampled.item() == pytest.approx(full.item())
 
 

@@ -81,7 +81,7 @@ def test_recommendations_are_the_best_unseen_items(space):
         seen = set(space.history.take(user.view(1)).items.tolist()) | {0}
         order = [item for item in table[row].argsort(descending=True).tolist() if item not in seen]
         assert items[row].tolist() == order[:10]
-    assert (scores.diff(dim=1) <= 0).all() and scores.abs().max() <= 1
+    assert (scores.diff(dim=1) <= 0).all()
     known = space.fold_in([[1, 2, 3]])
     assert not {1, 2, 3} & set(space.recommend(known.fused, 20, ItemLists.of([[1, 2, 3]]))[0][0].tolist())
 
@@ -139,7 +139,8 @@ def test_glossary_tells_the_kinds_apart(trained, space):
 
 
 @pytest.mark.parametrize("modalities", [("text",), ("image",), ()])
-def test_any_modality_may_be_absent(tiny_path, modalities):
+def test_any_modality_may_be_absent(tiny_path, tmp_path, monkeypatch, modalities):
+    monkeypatch.chdir(tmp_path)  # RecBole writes logs where it stands
     data = prepare(tiny_path, modalities, epochs=12)
     trainer = DPPMGTrainer(data.config, DPPMG(data.config, data.train.dataset))
     score, _ = trainer.fit(data.train, data.valid, saved=False)

@@ -10,6 +10,11 @@ from recbole_dppmg.model.dppmg import DPPMG
 from recbole_dppmg.trainer.trainer import DPPMGTrainer
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # RecBole writes logs where it stands
+
+
 def test_loss_falls(trained):
     loss = trained[1].tracker.first_last("preference.loss")
     assert loss["preference.loss.last"] < 0.95 * loss["preference.loss.first"]

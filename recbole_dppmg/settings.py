@@ -44,14 +44,14 @@ class ContentSettings(_Group):
 class PreferenceSettings(_Group):
     """Stage 1: the modal-specific graph neural network and its quantizer."""
 
-    n_layers: PositiveInt = Field(2, description="user-item propagation layers (LightGCN)")
+    n_layers: PositiveInt = Field(3, description="user-item propagation layers (LightGCN)")
     knn_k: PositiveInt = Field(10, description="neighbours in each modality's item-item graph (FREEDOM)")
-    delta_dropout: Fraction = Field(0.2, description="share of users whose free id vector is dropped in a step")
+    delta_dropout: Fraction = Field(0.0, description="share of users whose free id vector is dropped in a step")
     modality_delta_dropout: Fraction = Field(
         0.8, description="the same in text and image; high, so that tokens follow from the items liked"
     )
-    softmax_items: PositiveInt = Field(
-        4096, description="items in the ranking softmax; a larger catalogue is sampled, with the log-q correction"
+    softmax_cells: PositiveInt = Field(
+        2**25, description="largest table of users x items in the ranking loss; beyond it, items are sampled"
     )
     negative_power: Fraction = Field(0.5, description="sampled negatives by popularity to this power; 0: uniform")
     tau: PositiveFloat = Field(0.15, description="temperature of the softmax ranking loss")

@@ -26,6 +26,7 @@ from recbole_dppmg.model.space import PreferenceSpace
 from recbole_dppmg.settings import PreferenceSettings, group_of
 from recbole_dppmg.types import MODALITIES
 
+_NEGATIVES = 16  # at least, where items are sampled
 _ALIGNED = 512  # items per step in the text-image alignment
 
 
@@ -56,9 +57,8 @@ class DPPMG(GeneralRecommender):
         self.steps_per_epoch = -(-len(users) // config["train_batch_size"])
         self.history = ItemLists.from_pairs(users, items, self.n_users).to(self.device)
         self.graph = user_item_graph(users, items, self.n_users, self.n_items).to(self.device)
-        self.negatives = SharedNegatives(
-            self.history, self.n_items, self.settings.softmax_items, self.settings.negative_power
-        )
+        number = max(_NEGATIVES, self.settings.softmax_cells // config["train_batch_size"])
+        self.negatives = SharedNegatives(self.history, self.n_items, number, self.settings.negative_power)
         self.modalities, self.item_graphs = [], {}
         for modality in MODALITIES:
             features, present = dataset.item_features(modality)
@@ -161,7 +161,7 @@ class DPPMG(GeneralRecommender):
         rows = torch.arange(self.n_users, device=users.device) if everyone else users
         row = users if everyone else torch.arange(len(users), device=users.device)
         drawn = None
-        if self.n_items > settings.softmax_items:
+        if len(rows) * self.n_items > settings.softmax_cells:
             rows, row, drawn = users, None, self.negatives.draw(users, generator)
 
         def ranking(user: Tensor, item: Tensor, present: Tensor, tau: float, bias: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def test_it_trains_inside_recbole_s_own_trainer(tiny_path):
 
 
 def test_a_large_catalogue_is_sampled(tiny_path):
-    data = prepare(tiny_path, epochs=30, softmax_items=20)
+    data = prepare(tiny_path, epochs=30, softmax_cells=256 * 30)
     trainer = DPPMGTrainer(data.config, DPPMG(data.config, data.train.dataset))
     score, _ = trainer.fit(data.train, data.valid, saved=False)
     full = prepare(tiny_path, epochs=30)

@@ -37,5 +37,7 @@ class DPPMGDataset(Dataset):
     def item_features(self, modality: str) -> tuple[Tensor, Tensor]:
         """Frozen features float32 (n_items, D) and a bool mask (n_items,) of the items that have any."""
         if modality not in self._content:
-            self._content[modality] = item_features(self.items, modality, group_of(ContentSettings, self.config))
+            self._content[modality] = item_features(
+                self.items, modality, group_of(ContentSettings, self.config)
+            )
         return self._content[modality]

@@ -25,7 +25,11 @@ class Graph:
 
     def to(self, device: torch.device) -> Graph:
         """Move the graph; returns itself."""
-        self.edges, self.degree, self.scale = self.edges.to(device), self.degree.to(device), self.scale.to(device)
+        self.edges, self.degree, self.scale = (
+            self.edges.to(device),
+            self.degree.to(device),
+            self.scale.to(device),
+        )
         return self
 
     def sum(self, x: Tensor) -> Tensor:

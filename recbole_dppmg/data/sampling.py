@@ -42,7 +42,7 @@ class SharedNegatives:
             items int64 (M,), distinct; log of their chance to be drawn, float (M,); and bool (B, M), which of
             them are training items of the user and so no negatives.
         """
-        # the M largest of log(weight) + Gumbel noise: a draw without replacement (Gumbel top-k, arXiv 1903.06059)
+        # the M largest of log(weight) + Gumbel noise are a draw without replacement (arXiv 1903.06059)
         noise = torch.rand(len(self.weight), generator=generator, device=users.device, dtype=torch.float64)
         items = (self.weight.log() - (-noise.log()).log()).topk(self.number).indices
         place = torch.full((len(self.weight),), -1, device=users.device)

@@ -41,7 +41,9 @@ class RankingTask:
 
     def to(self, device: torch.device) -> RankingTask:
         """A copy on the device."""
-        return RankingTask(self.users.to(device), self.positives.to(device), self.history.to(device), self.n_items)
+        return RankingTask(
+            self.users.to(device), self.positives.to(device), self.history.to(device), self.n_items
+        )
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ _ALIGNED = 512  # items per step in the text-image alignment
 
 @dataclass(frozen=True)
 class Encoded:
-    """Per channel: `user` (U, d) and `item` (I, d), rows of unit length; `start` (I, d), where items start from;
+    """Per channel: `user` (U, d) and `item` (I, d), rows of unit length; `start` (I, d), where items start;
     `travelled` (I, d), what a user takes from each item by propagation."""
 
     user: dict[str, Tensor]
@@ -42,7 +42,7 @@ class Encoded:
 
 
 class DPPMG(GeneralRecommender):
-    """Preferences per modality, recommended by `s(u, i) = b_i + sum_c w_c <h_u^c, h_i^c>`, all h of unit length.
+    """Preferences per modality; recommends by `s(u, i) = b_i + sum_c w_c <h_u^c, h_i^c>` with unit vectors h.
 
     `dataset` is the training part of a `DPPMGDataset`: its interactions are the graph.
     """
@@ -181,7 +181,9 @@ class DPPMG(GeneralRecommender):
         for n, modality in enumerate(self.modalities):
             user, commitment = encoded.user[modality][rows], user.new_zeros(())
             if self.quantizing:
-                user, commitment = self.quantizers[modality](user, seed=(self.seed * 1_000_003 + self.step) * 2 + n)
+                user, commitment = self.quantizers[modality](
+                    user, seed=(self.seed * 1_000_003 + self.step) * 2 + n
+                )
             present = self._content(modality)[1]
             terms[f"{modality}.ranking"] = settings.quantized_weight * ranking(
                 user, encoded.item[modality], present, settings.modality_tau, neutral
@@ -213,12 +215,16 @@ class DPPMG(GeneralRecommender):
         if self._cache is None or self.training:
             known, encoded = self.history.sizes > 0, self.encode()
             for channel, table in encoded.user.items():
-                encoded.user[channel] = torch.where(known.unsqueeze(1), table, F.normalize(table[known].mean(0), dim=0))
+                encoded.user[channel] = torch.where(
+                    known.unsqueeze(1), table, F.normalize(table[known].mean(0), dim=0)
+                )
             self._cache = encoded
         return self._cache
 
     @torch.no_grad()
-    def scores(self, users: Tensor, quantized: bool = False, channels: tuple[str, ...] | None = None) -> Tensor:
+    def scores(
+        self, users: Tensor, quantized: bool = False, channels: tuple[str, ...] | None = None
+    ) -> Tensor:
         """Scores of every item, float (B, I).
 
         Args:

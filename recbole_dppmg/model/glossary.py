@@ -22,8 +22,9 @@ _SUPPORT = 2  # items that a word must occur in
 def build_glossary(space: PreferenceSpace, items: Sequence[Item]) -> dict[str, dict[str, list[str]]]:
     """Titles and words per token name, e.g. `{"<text_0_3>": {"items": [...], "words": [...]}}`.
 
-    Items are those of the more popular half that lie further towards the code than towards the level's other codes. Words are those of
-    the 50 nearest items' texts by `p(w | token) log (p(w | token) / p(w))`, their share of the divergence.
+    Items are those of the more popular half that lie further towards the code than towards the level's
+    other codes. Words are those of the 50 nearest items' texts by `p(w | token) log (p(w | token) / p(w))`,
+    their share of the divergence.
 
     Args:
         items: one per internal id, as the space counts them.

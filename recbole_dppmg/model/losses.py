@@ -36,7 +36,7 @@ class _SoftmaxLoss(torch.autograd.Function):
 def softmax_loss(
     users: Tensor, items: Tensor, row: Tensor, positive: Tensor, weight: Tensor, tau: float, bias: Tensor
 ) -> Tensor:
-    """`-log softmax(<u, i> / tau)` of the positives over all items (Mult-VAE, arXiv 1802.05814), weighted sum.
+    """`-log softmax(<u, i> / tau)` of the positives over all items (arXiv 1802.05814), as a weighted sum.
 
     Args:
         users: float (R, d), unit vectors, each user once.

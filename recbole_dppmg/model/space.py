@@ -156,7 +156,8 @@ class PreferenceSpace:
         own = self.history.take(known)
         tables = {
             c: tuple(
-                own.sum(table)[which] - held.unsqueeze(1) * table[items] for table in (self.start[c], self.travelled[c])
+                own.sum(table)[which] - held.unsqueeze(1) * table[items]
+                for table in (self.start[c], self.travelled[c])
             )
             for c in self.channels
         }
@@ -207,12 +208,15 @@ class PreferenceSpace:
                 codebooks=group("codebooks"),
                 user_codes=group("user_codes"),
                 projection={
-                    m: {part: named[f"projection.{m}.{part}"] for part in _PROJECTION} for m in group("codebooks")
+                    m: {part: named[f"projection.{m}.{part}"] for part in _PROJECTION}
+                    for m in group("codebooks")
                 },
             )
             space._check()
         except (KeyError, ValueError) as error:
-            raise BundleError(f"preference space: {error}; the bundle is damaged, copy or train it again") from error
+            raise BundleError(
+                f"preference space: {error}; the bundle is damaged, copy or train it again"
+            ) from error
         return space
 
     def _check(self) -> None:

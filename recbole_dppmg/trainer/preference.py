@@ -63,6 +63,8 @@ class PreferencePhase:
             config["train_batch_size"],
             ", ".join(self.model.channels),
         )
+        first = self.model.settings.quantizer_warmup + _GRACE if self.model.modalities else 0
+        first = min(first, config["epochs"] - 1)
         bar = progress(range(config["epochs"]), self.name, unit="epoch")
         for epoch in bar:
             self._epoch(pairs, epoch)
@@ -72,7 +74,7 @@ class PreferencePhase:
             bar.set_postfix_str(f"{metric} {found.score:.4f}", refresh=False)
             if on_score:
                 on_score(epoch, found.score)
-            if self.model.modalities and epoch < self.model.settings.quantizer_warmup + _GRACE:
+            if epoch < first:
                 continue
             if found.score > best.score:
                 best, waited = found, 0
@@ -120,7 +122,9 @@ class PreferencePhase:
         logged = {f"{self.name}.valid.{name}": value for name, value in values.items()}
         self.tracker.log(logged | quantizer, epoch)
         score = values[self.config["valid_metric"].lower()]
-        return PreferenceResult(epoch, score if self.config["valid_metric_bigger"] else -score, values, quantizer)
+        return PreferenceResult(
+            epoch, score if self.config["valid_metric_bigger"] else -score, values, quantizer
+        )
 
 
 @torch.no_grad()

@@ -23,7 +23,9 @@ class DPPMGTrainer(Trainer):
         self.tracker = tracker or Tracker()
         self.preference: PreferenceResult | None = None
 
-    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
+    def fit(
+        self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None
+    ):
         """Train the preference model; returns the best validation score and metrics, as RecBole's does."""
         interactions = train_data.dataset.inter_feat
         pairs = torch.stack([interactions[self.model.USER_ID], interactions[self.model.ITEM_ID]])
@@ -56,14 +58,19 @@ class DPPMGTrainer(Trainer):
     @torch.no_grad()
     def quantizer_metrics(self, eval_data) -> dict[str, float]:
         """Health of the codes, and what ranking by quantized users keeps of ranking by continuous ones, as a
-        fraction: `quantizer.kept.<metric>` of the whole score, in which the id channel is never quantized, and
+        fraction: `quantizer.kept.<metric>` of the whole score (the id channel is never quantized), and
         `quantizer.<modality>.kept.<metric>` of that modality's score alone."""
         self.model.eval()
         task, topk = RankingTask.of(eval_data).to(self.model.device), self.config["topk"]
         found = quantizer_health(self.model)
-        for prefix, channels in {"quantizer": None, **{f"quantizer.{m}": (m,) for m in self.model.modalities}}.items():
+        for prefix, channels in {
+            "quantizer": None,
+            **{f"quantizer.{m}": (m,) for m in self.model.modalities},
+        }.items():
             full, coarse = (
-                evaluate(partial(self.model.scores, quantized=q, channels=channels), task, topk, ["ndcg", "recall"])
+                evaluate(
+                    partial(self.model.scores, quantized=q, channels=channels), task, topk, ["ndcg", "recall"]
+                )
                 for q in (False, True)
             )
             found |= {f"{prefix}.kept.{name}": coarse[name] / full[name] for name in full if full[name]}

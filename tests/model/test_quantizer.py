@@ -7,7 +7,9 @@ from recbole_dppmg.model.quantizer import Quantizer, default_codes
 def users(seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(12, 16, generator=generator)
-    points = centres[torch.randint(12, (600,), generator=generator)] + 0.4 * torch.randn(600, 16, generator=generator)
+    points = centres[torch.randint(12, (600,), generator=generator)] + 0.4 * torch.randn(
+        600, 16, generator=generator
+    )
     return torch.nn.functional.normalize(points, dim=1)
 
 
@@ -45,9 +47,7 @@ def test_more_levels_leave_less_over_and_agree_with_the_library():
     quantizer = learned(vectors)
     books = quantizer.codebooks
     codes = encode(vectors, books)
-    errors = [
-        (vectors - decode(codes[:, :n], books[:n])).pow(2).sum(1).mean().item() for n in range(1, 4)
-    ]
+    errors = [(vectors - decode(codes[:, :n], books[:n])).pow(2).sum(1).mean().item() for n in range(1, 4)]
     assert errors[0] > errors[1] > errors[2]
     library = quantizer.eval().residual(vectors)
     assert torch.equal(library[1], codes)

@@ -124,7 +124,9 @@ def test_damaged_tensors_are_refused_by_name(space, fault):
         named["item_preference.text"] = named["item_preference.text"][:3]
     else:
         named["user_codes.text"] = named["user_codes.text"] + 100
-    with pytest.raises(BundleError, match={"missing": "start.text", "shape": "item_preference.text"}.get(fault, "user_codes")):
+    with pytest.raises(
+        BundleError, match={"missing": "start.text", "shape": "item_preference.text"}.get(fault, "user_codes")
+    ):
         PreferenceSpace.from_tensors(named)
 
 
@@ -132,7 +134,9 @@ def test_glossary_tells_the_kinds_apart(trained, space):
     data, _ = trained
     glossary = build_glossary(space, data.dataset.items)
     assert len(glossary) == 2 * 4 * 8
-    words = {word for name, entry in glossary.items() if name.startswith("<text_0_") for word in entry["words"]}
+    words = {
+        word for name, entry in glossary.items() if name.startswith("<text_0_") for word in entry["words"]
+    }
     assert len({kind.lower() for kind in KINDS} & words) == 4
     entry = glossary["<text_0_0>"]
     assert entry["items"] and all(title.startswith("Film") for title in entry["items"])

@@ -53,13 +53,14 @@ def test_stored_weights_come_back(trained, tiny_path):
 
 
 def test_same_seed_same_weights_to_the_bit(tiny_path):
-    states = []
+    states, scores = [], []
     for _ in range(2):
         torch.rand(3)  # other code's draws must not matter
         data = prepare(tiny_path, epochs=9)
         trainer = DPPMGTrainer(data.config, DPPMG(data.config, data.train.dataset))
-        trainer.fit(data.train, data.valid, saved=False)
+        scores.append(trainer.fit(data.train, data.valid, saved=False))
         states.append(trainer.model.state_dict())
+    assert scores[0] == scores[1] and scores[0][0] > 0
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     other = prepare(tiny_path, epochs=1, seed=3)
     assert not torch.equal(DPPMG(other.config, other.train.dataset).item, states[0]["item"])
@@ -104,5 +105,7 @@ def test_a_large_catalogue_is_sampled(tiny_path):
     trainer = DPPMGTrainer(data.config, DPPMG(data.config, data.train.dataset))
     score, _ = trainer.fit(data.train, data.valid, saved=False)
     full = prepare(tiny_path, epochs=30)
-    reference = DPPMGTrainer(full.config, DPPMG(full.config, full.train.dataset)).fit(full.train, full.valid, saved=False)
+    reference = DPPMGTrainer(full.config, DPPMG(full.config, full.train.dataset)).fit(
+        full.train, full.valid, saved=False
+    )
     assert score > 0.8 * reference[0]

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from recbole_dppmg.artifacts import atomic_path, write_text
 from recbole_dppmg.bundle import Bundle
 from recbole_dppmg.data.encoders import image_encoder, text_encoder
 from recbole_dppmg.data.images import to_tensor
-from recbole_dppmg.model.reward import fidelity, personalization
+from recbole_dppmg.model.codes import decode
+from recbole_dppmg.model.reward import personalization
 from recbole_dppmg.progress import progress
-from recbole_dppmg.types import ImageRequest, TextRequest, token_names
+from recbole_dppmg.settings import Settings
+from recbole_dppmg.types import ImageRequest, ImageResult, TextRequest, TextResult, token_names
 
 _BATCH = 8
 
@@ -39,49 +40,47 @@ class Card:
 
 def choose_users(bundle: Bundle, number: int, seed: int) -> list[int]:
     """Random users with at least ten training items (or, where there are too few, the most active)."""
-    sizes = torch.tensor([len(rows) for rows in bundle.history])
+    sizes = bundle.space.history.sizes
     eligible = (sizes >= 10).nonzero().squeeze(1)
     if len(eligible) < number:
-        return sizes.argsort(descending=True)[:number].tolist()
+        eligible = sizes.argsort(descending=True, stable=True)
+        return eligible[sizes[eligible] > 0][:number].tolist()
     order = torch.randperm(len(eligible), generator=torch.Generator().manual_seed(seed))
     return eligible[order[:number]].sort().values.tolist()
 
 
-def recommend(bundle: Bundle, users: Sequence[int], k: int) -> tuple[Tensor, Tensor]:
-    """The k best unseen items of each user: rows int64 (B, k) and scores float32 (B, k)."""
-    scores = bundle.space.scores(torch.tensor(users))
-    scores[:, 0] = -torch.inf
-    for row, user in enumerate(users):
-        scores[row, bundle.history[user]] = -torch.inf
-    best = scores.topk(k, dim=1)
-    return best.indices, best.values
-
-
 def make_cards(bundle: Bundle, users: Sequence[int], k: int, folder: Path, seed: int) -> list[Card]:
-    """Generate k cards for each user; writes `images/*.png` and `cards.jsonl` under `folder`."""
-    items, scores = recommend(bundle, users, k)
-    pairs = [(user, item) for user, row in zip(users, items.tolist(), strict=True) for item in row]
-    tokens = [bundle.space.user_tokens(user) for user, _ in pairs]
+    """Cards of the k best unseen items of each user; writes `images/*.png` and `cards.jsonl` under `folder`.
+
+    A card has a text and an image as far as the bundle has generators of them.
+    """
+    items, scores = bundle.space.recommend(torch.tensor(users), k)
+    found = zip(users, items.tolist(), scores.tolist(), strict=True)
+    ranked = [(u, i, s) for u, row, own in found for i, s in zip(row, own, strict=True) if s > -torch.inf]
+    pairs = [(user, item) for user, item, _ in ranked]
     content = [bundle.items[item] for _, item in pairs]
-    text_requests = [TextRequest(item, t, seed) for item, t in zip(content, tokens, strict=True)]
-    image_requests = [ImageRequest(item, t, seed) for item, t in zip(content, tokens, strict=True)]
-    texts = _in_batches(bundle.heads["text"], text_requests, "explanations")
-    images = _in_batches(bundle.heads["image"], image_requests, "images")
-    measured = score_cards(bundle, pairs, [t.text for t in texts], [i.image for i in images])
+    tokens = [bundle.space.user_tokens(user) for user, _ in pairs]
+    texts, images = [TextResult("")] * len(pairs), [ImageResult(None)] * len(pairs)
+    wanted = list(zip(content, tokens, strict=True))
+    if "text" in bundle.heads:
+        texts = _in_batches(bundle.heads["text"], [TextRequest(i, t, seed) for i, t in wanted], "explanations")
+    if "image" in bundle.heads:
+        images = _in_batches(bundle.heads["image"], [ImageRequest(i, t, seed) for i, t in wanted], "images")
+    placed = list(zip(tokens, (item for _, item in pairs), strict=True))
+    measured = score_cards(bundle, placed, [t.text for t in texts], [i.image for i in images])
     cards = []
-    for n, (user, item) in enumerate(pairs):
+    for n, (user, item, score) in enumerate(ranked):
         name = f"images/u{user}-i{item}.png" if images[n].image else None
         if name:
             with atomic_path(folder / name) as temporary:
                 images[n].image.save(temporary, format="PNG")
         errors = [e for e in (texts[n].error, images[n].error) if e]
-        cards.append(
-            Card(
-                user=bundle.user_ids[user], item=content[n].id, title=content[n].title,
-                score=round(scores.flatten()[n].item(), 6), text=texts[n].text, image=name,
-                tokens=token_names(tokens[n]), scores=measured[n], error="; ".join(errors) or None,
-            )
+        card = Card(
+            user=bundle.user_ids[user], item=content[n].id, title=content[n].title, score=round(score, 6),
+            text=texts[n].text, image=name, tokens=token_names(tokens[n]), scores=measured[n],
+            error="; ".join(errors) or None,
         )
+        cards.append(card)
     write_text(folder / "cards.jsonl", "".join(json.dumps(asdict(c), ensure_ascii=False) + "\n" for c in cards))
     return cards
 
@@ -93,36 +92,51 @@ def _in_batches(head, requests: list, description: str) -> list:
 
 
 @torch.no_grad()
-def score_cards(bundle: Bundle, pairs: list[tuple[int, int]], texts: list[str], images: list) -> list[dict[str, float]]:
-    """Per card: personalization of text and image, their consistency, and their fidelity to the item.
+def score_cards(
+    bundle: Bundle, pairs: Sequence[tuple[int, int]], texts: Sequence[str], images: Sequence
+) -> list[dict[str, float]]:
+    """Per card: personalization of text and image, their consistency, and their fidelity to the item, as far as
+    the card has them and the bundle knows the encoders.
 
     Personalization is measured against all users, in the space that was trained: a measure of what the reward
     asked for, not an independent judge.
     """
-    space, settings = bundle.space, bundle.settings
-    users = torch.tensor([user for user, _ in pairs])
+    space, settings, joint = bundle.space, bundle.settings, bundle.joint
     scores: list[dict[str, float]] = [{} for _ in pairs]
-    features = {}
-    has_image = [n for n, image in enumerate(images) if image is not None]
-    if texts:
-        features["text"] = (list(range(len(texts))), text_encoder(settings.text_encoder).encode(texts))
-    if has_image:
-        features["image"] = (has_image, image_encoder(settings.image_encoder)(to_tensor([images[n] for n in has_image])))
-    joint: dict[str, dict[int, Tensor]] = {}
-    for modality, (rows, table) in features.items():
-        others = space.user_quantized[modality][1:].unsqueeze(0)
-        own = space.user_quantized[modality][users[rows]]
-        p = personalization(space.project(modality, table).unsqueeze(1), own, others).squeeze(1)
+    placed: dict[str, dict[int, Tensor]] = {}
+    everyone = space.history.sizes > 0
+    for modality, made in (("text", texts), ("image", images)):
+        rows = [n for n, content in enumerate(made) if content]
+        if not rows or modality not in space.modalities or getattr(settings, f"{modality}_features"):
+            continue
+        features = _encode(settings, modality, [made[n] for n in rows])
+        users = torch.tensor([pairs[n][0] for n in rows])
+        quantized = space.user_quantized[modality]
+        content = space.project(modality, features).unsqueeze(1)
+        p = personalization(content, quantized[users], quantized[everyone].unsqueeze(0)).squeeze(1)
         for n, value in zip(rows, p.tolist(), strict=True):
             scores[n][f"personalization.{modality}"] = round(value, 4)
-        if bundle.joint is not None:
-            joint[modality] = dict(zip(rows, bundle.joint(modality, table), strict=True))
-    if len(joint) == 2:
-        catalogue = text_encoder(settings.text_encoder).encode([bundle.items[item].text for _, item in pairs])
-        target = bundle.joint("text", catalogue)
-        for n in has_image:
-            scores[n]["consistency"] = round(F.cosine_similarity(joint["text"][n], joint["image"][n], dim=0).item(), 4)
-            for modality in joint:
-                value = fidelity(joint[modality][n].unsqueeze(0), target[n])
-                scores[n][f"fidelity.{modality}"] = round(value.item(), 4)
+        if joint is not None:
+            placed[modality] = dict(zip(rows, joint(modality, features), strict=True))
+    if joint is None:
+        return scores
+    items = sorted({item for _, item in pairs if bundle.items[item].text and bundle.items[item].image})
+    if not items:
+        return scores
+    known = [bundle.items[item] for item in items]
+    text = _encode(settings, "text", [item.text for item in known])
+    image = image_encoder(settings.image_encoder).encode([item.image for item in known])
+    target = dict(zip(items, joint.items(text, image), strict=True))
+    for n, (_, item) in enumerate(pairs):
+        own = {modality: found[n] for modality, found in placed.items() if n in found}
+        if len(own) == 2:
+            scores[n]["consistency"] = round((own["text"] @ own["image"]).item(), 4)
+        if item in target:
+            scores[n] |= {f"fidelity.{m}": round((vector @ target[item]).item(), 4) for m, vector in own.items()}
     return scores
+
+
+def _encode(settings: Settings, modality: str, contents: Sequence) -> Tensor:
+    if modality == "text":
+        return text_encoder(settings.text_encoder).encode(contents)
+    return image_encoder(settings.image_encoder)(to_tensor(contents))

@@ -93,9 +93,9 @@ def _in_batches(head, requests: list, description: str) -> list:
 
 @torch.no_grad()
 def score_cards(
-    bundle: Bundle, pairs: Sequence[tuple[int, int]], texts: Sequence[str], images: Sequence
+    bundle: Bundle, pairs: Sequence[tuple[PreferenceTokens, int]], texts: Sequence[str], images: Sequence
 ) -> list[dict[str, float]]:
-    """Per card: personalization of text and image, their consistency, and their fidelity to the item, as far as
+    """Per card of (tokens, item row): personalization of text and image, their consistency, and their fidelity to the item, as far as
     the card has them and the bundle knows the encoders.
 
     Personalization is measured against all users, in the space that was trained: a measure of what the reward
@@ -110,10 +110,10 @@ def score_cards(
         if not rows or modality not in space.modalities or getattr(settings, f"{modality}_features"):
             continue
         features = _encode(settings, modality, [made[n] for n in rows])
-        users = torch.tensor([pairs[n][0] for n in rows])
-        quantized = space.user_quantized[modality]
+        own = decode(torch.tensor([pairs[n][0][modality] for n in rows]), space.codebooks[modality])
         content = space.project(modality, features).unsqueeze(1)
-        p = personalization(content, quantized[users], quantized[everyone].unsqueeze(0)).squeeze(1)
+        others = space.user_quantized[modality][everyone].unsqueeze(0)
+        p = personalization(content, own, others).squeeze(1)
         for n, value in zip(rows, p.tolist(), strict=True):
             scores[n][f"personalization.{modality}"] = round(value, 4)
         if joint is not None:

@@ -18,7 +18,14 @@ from recbole_dppmg.model.codes import decode
 from recbole_dppmg.model.reward import personalization
 from recbole_dppmg.progress import progress
 from recbole_dppmg.settings import Settings
-from recbole_dppmg.types import ImageRequest, ImageResult, TextRequest, TextResult, token_names
+from recbole_dppmg.types import (
+    ImageRequest,
+    ImageResult,
+    PreferenceTokens,
+    TextRequest,
+    TextResult,
+    token_names,
+)
 
 _BATCH = 8
 
@@ -95,8 +102,8 @@ def _in_batches(head, requests: list, description: str) -> list:
 def score_cards(
     bundle: Bundle, pairs: Sequence[tuple[PreferenceTokens, int]], texts: Sequence[str], images: Sequence
 ) -> list[dict[str, float]]:
-    """Per card of (tokens, item row): personalization of text and image, their consistency, and their fidelity to the item, as far as
-    the card has them and the bundle knows the encoders.
+    """Per card of (tokens, item row): personalization of text and image, their consistency, and their fidelity
+    to the item, as far as the card has them and the bundle knows the encoders.
 
     Personalization is measured against all users, in the space that was trained: a measure of what the reward
     asked for, not an independent judge.

@@ -7,9 +7,9 @@ meaning and are not repeated here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
 
 Phase = Literal["preference", "injection", "reward"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -38,6 +38,11 @@ class ContentSettings(_Group):
     )
     text_encoder: str = Field("all-MiniLM-L6-v2", description="embedded name, directory or hub id")
     image_encoder: str = Field("efficientnet-lite0", description="embedded name, directory or hub id")
+    text_features: str | None = Field(
+        None, description="file in the dataset's folder with given text features, .npy or .parquet; empty: encode"
+    )
+    image_features: str | None = Field(None, description="the same for images")
+    feature_index: str | None = Field(None, description="CSV item_id,row that names the rows of a .npy")
     feature_cache: str | None = Field(None, description="folder of the feature store; empty: the user's cache")
 
 
@@ -71,6 +76,7 @@ class PreferenceSettings(_Group):
 class TextSettings(_Group):
     """The text generator, its teaching and its decoding."""
 
+    text_head: str = Field("causal_lm", description="name of a text generator, or pkg.mod:Class")
     text_generator: str = Field("SmolLM2-135M-Instruct", description="embedded name, directory or hub id of a causal LM")
     text_inject_steps: PositiveInt = Field(80, description="teaching steps of the token rows")
     text_inject_batch: PositiveInt = Field(8, description="texts per teaching step")
@@ -81,6 +87,7 @@ class TextSettings(_Group):
 class ImageSettings(_Group):
     """The image generator, its teaching and its sampling."""
 
+    image_head: str = Field("diffusion", description="name of an image generator, or pkg.mod:Class")
     image_generator: str = Field("compact-diffusion", description="embedded name, directory or hub id of a pipeline")
     image_inject_steps: PositiveInt = Field(200, description="teaching steps of the token projector")
     image_inject_batch: PositiveInt = Field(16, description="images per teaching step")
@@ -90,6 +97,16 @@ class ImageSettings(_Group):
     sampling_steps: PositiveInt = Field(20, description="denoising steps of a generated image")
     guidance_text: NonNegative = Field(5.0, description="guidance scale of the item's text")
     guidance_preference: NonNegative = Field(2.0, description="guidance scale of the preference tokens")
+    image_injection: Literal["concat", "decoupled"] = Field(
+        "concat", description="tokens beside the prompt's states, or with keys and values of their own"
+    )
+    preference_scale: NonNegative = Field(1.0, description="weight of decoupled tokens; 0 is the pipeline without them")
+    image_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="number format of the pipeline; what is trained stays float32"
+    )
+    image_lora_rank: int = Field(0, ge=0, le=256, description="rank of a LoRA trained beside the tokens; 0: none")
+    attention_slicing: bool = Field(False, description="attend head by head: less memory, slower")
+    cpu_offload: bool = Field(False, description="keep on the GPU only the part that is working, when generating")
 
 
 class RewardSettings(_Group):
@@ -123,12 +140,65 @@ class RunSettings(_Group):
     report_cards: PositiveInt = Field(4, description="cards of each of them")
     threads: PositiveInt | None = Field(None, description="CPU threads; empty: OMP_NUM_THREADS, else the cores allowed")
 
+    @field_validator("train_phases")
+    @classmethod
+    def _in_order(cls, phases: list[str]) -> list[str]:
+        known = list(get_args(Phase))
+        if not phases or phases != known[: len(phases)]:
+            raise ValueError(f"expected the first of {', '.join(known)}, in this order")
+        return phases
+
 
 class Settings(ContentSettings, PreferenceSettings, TextSettings, ImageSettings, RewardSettings, RunSettings):
     """All keys, flat as in YAML; each part of the package reads its own group."""
 
 
 def group_of(group: type[G], config: Mapping[str, Any]) -> G:
-    """The keys of one group as a RecBole config has them; keys that it lacks keep their defaults."""
-    found = {name: config[name] for name in group.model_fields}
-    return group(**{name: value for name, value in found.items() if value is not None})
+    """The keys of one group as a RecBole config or another mapping has them; keys that it lacks keep their defaults.
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of range.
+    """
+    return checked(group, {name: config[name] for name in group.model_fields if name in config})
+
+
+def checked(group: type[G], values: Mapping[str, Any]) -> G:
+    """A group from values by key.
+
+    Raises:
+        ConfigError: naming the first key that is unknown, of the wrong type or out of range, and what it may be.
+    """
+    try:
+        return group(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        if key not in group.model_fields:
+            raise ConfigError(f"unknown key '{key}'; known: {', '.join(group.model_fields)}") from error
+        meaning = group.model_fields[key].description
+        meaning = f" ({meaning})" if meaning else ""
+        raise ConfigError(f"key '{key}': {values[key]!r} is not {allowed(group, key)}{meaning}") from error
+
+
+_TYPES = {"string": "text", "integer": "an integer", "number": "a number", "boolean": "true or false", "null": "empty"}
+_BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+
+
+def allowed(group: type[BaseModel], key: str) -> str:
+    """What the value of a key may be, in words: "a number > 0", "one of user, none", ..."""
+    return _words(group.model_json_schema()["properties"][key])
+
+
+def _words(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_words(choice) for choice in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        values = schema.get("enum") or [schema["const"]]
+        return f"one of {', '.join(map(str, values))}" if len(values) > 1 else f"'{values[0]}'"
+    if schema.get("type") == "array":
+        return f"a list, each {_words(schema['items'])}" if schema.get("items") else "a list"
+    if schema.get("type") == "object":
+        names = schema.get("propertyNames", {}).get("enum")
+        return f"a mapping with the keys {', '.join(names)}" if names else "a mapping"
+    bounds = [f"{sign} {schema[name]}" for name, sign in _BOUNDS.items() if name in schema]
+    return " ".join([_TYPES[schema["type"]], " and ".join(bounds)]).strip() if "type" in schema else "allowed"

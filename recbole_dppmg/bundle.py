@@ -19,7 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from recbole_dppmg.artifacts import check_manifest, load_tensors, save_tensors, write_json, write_manifest, write_text
+from recbole_dppmg.artifacts import (
+    check_manifest,
+    load_tensors,
+    save_tensors,
+    write_json,
+    write_manifest,
+    write_text,
+)
 from recbole_dppmg.errors import BundleError, DataError
 from recbole_dppmg.generators.base import build_head
 from recbole_dppmg.model.joint_space import JointSpace
@@ -34,7 +41,8 @@ _QUANTIZER = ("codebook",)
 class Bundle:
     """A trained DPPMG: who likes what, the tokens, and the generators that speak them.
 
-    `user_ids` and `items` are by row; row 0 is padding. `history` holds the rows of each user's training items.
+    `user_ids` and `items` are by row; row 0 is padding. `recent` holds the rows of each user's last training items,
+    newest first; all of them, in no order, are `space.history`.
     `heads` names the trained generators, e.g. `{"text": "causal_lm", "image": "diffusion"}`.
     """
 
@@ -43,7 +51,7 @@ class Bundle:
     space: PreferenceSpace
     items: Sequence[Item]
     user_ids: Sequence[str]
-    history: Sequence[Sequence[int]]
+    recent: Sequence[Sequence[int]]
     glossary: Mapping[str, Mapping[str, list[str]]]
     heads: Mapping[str, Any]
     joint: JointSpace | None = None
@@ -94,7 +102,8 @@ class Bundle:
             (folder / "heads" / modality).mkdir(parents=True)
             head.save(folder / "heads" / modality)
         config = {
-            "seed": self.seed, "settings": self.settings.model_dump(),
+            "seed": self.seed,
+            "settings": self.settings.model_dump(),
             "heads": {modality: head.name for modality, head in self.heads.items()},
         }
         write_json(folder / "config.json", config)
@@ -124,8 +133,8 @@ class Bundle:
             pa.table({name: pa.array(values, types.get(name)) for name, values in columns.items()}),
             folder / "items.parquet",
         )
-        history = pa.array([list(rows) for rows in self.history], pa.list_(pa.int32()))
-        users = pa.table({"row": range(len(self.user_ids)), "id": list(self.user_ids), "history": history})
+        recent = pa.array([list(rows) for rows in self.recent], pa.list_(pa.int32()))
+        users = pa.table({"row": range(len(self.user_ids)), "id": list(self.user_ids), "recent": recent})
         pq.write_table(users, folder / "users.parquet")
 
     @classmethod
@@ -155,8 +164,13 @@ class Bundle:
         )
         joint = folder / "joint.safetensors"
         return cls(
-            settings=settings, seed=config["seed"], space=space, items=items, user_ids=users["id"],
-            history=users["history"], glossary=glossary,
+            settings=settings,
+            seed=config["seed"],
+            space=space,
+            items=items,
+            user_ids=users["id"],
+            recent=users["recent"],
+            glossary=glossary,
             heads=_LazyHeads(folder, heads, settings, space.codebooks, config["seed"]),
             joint=JointSpace.from_tensors(load_tensors(joint)) if joint.is_file() else None,
         )
@@ -170,8 +184,14 @@ def _item(row: dict, folder: Path) -> Item:
 class _LazyHeads(Mapping):
     """Generators by modality, each loaded at its first use."""
 
-    def __init__(self, folder: Path, names: Mapping[str, str], settings: Settings, codebooks: Mapping[str, Tensor],
-                 seed: int):
+    def __init__(
+        self,
+        folder: Path,
+        names: Mapping[str, str],
+        settings: Settings,
+        codebooks: Mapping[str, Tensor],
+        seed: int,
+    ):
         self._folder, self._names, self._loaded = folder, dict(names), {}
         self._arguments = (codebooks, settings, seed)
 

@@ -70,7 +70,9 @@ def make_cards(bundle: Bundle, users: Sequence[int], k: int, folder: Path, seed:
     texts, images = [TextResult("")] * len(pairs), [ImageResult(None)] * len(pairs)
     wanted = list(zip(content, tokens, strict=True))
     if "text" in bundle.heads:
-        texts = _in_batches(bundle.heads["text"], [TextRequest(i, t, seed) for i, t in wanted], "explanations")
+        texts = _in_batches(
+            bundle.heads["text"], [TextRequest(i, t, seed) for i, t in wanted], "explanations"
+        )
     if "image" in bundle.heads:
         images = _in_batches(bundle.heads["image"], [ImageRequest(i, t, seed) for i, t in wanted], "images")
     placed = list(zip(tokens, (item for _, item in pairs), strict=True))
@@ -83,12 +85,20 @@ def make_cards(bundle: Bundle, users: Sequence[int], k: int, folder: Path, seed:
                 images[n].image.save(temporary, format="PNG")
         errors = [e for e in (texts[n].error, images[n].error) if e]
         card = Card(
-            user=bundle.user_ids[user], item=content[n].id, title=content[n].title, score=round(score, 6),
-            text=texts[n].text, image=name, tokens=token_names(tokens[n]), scores=measured[n],
+            user=bundle.user_ids[user],
+            item=content[n].id,
+            title=content[n].title,
+            score=round(score, 6),
+            text=texts[n].text,
+            image=name,
+            tokens=token_names(tokens[n]),
+            scores=measured[n],
             error="; ".join(errors) or None,
         )
         cards.append(card)
-    write_text(folder / "cards.jsonl", "".join(json.dumps(asdict(c), ensure_ascii=False) + "\n" for c in cards))
+    write_text(
+        folder / "cards.jsonl", "".join(json.dumps(asdict(c), ensure_ascii=False) + "\n" for c in cards)
+    )
     return cards
 
 
@@ -139,7 +149,9 @@ def score_cards(
         if len(own) == 2:
             scores[n]["consistency"] = round((own["text"] @ own["image"]).item(), 4)
         if item in target:
-            scores[n] |= {f"fidelity.{m}": round((vector @ target[item]).item(), 4) for m, vector in own.items()}
+            scores[n] |= {
+                f"fidelity.{m}": round((vector @ target[item]).item(), 4) for m, vector in own.items()
+            }
     return scores
 
 

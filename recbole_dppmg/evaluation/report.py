@@ -20,6 +20,7 @@ _CURVES = (
     ("Reward, text", "reward.text.total", "total reward by step"),
     ("Reward, image", "reward.image.total", "total reward by step"),
 )
+_MEASURED = ("quantizer.", "injection.", "reward.", "joint.")
 _HISTORY = 8
 _THUMBNAIL = 128
 
@@ -36,36 +37,87 @@ class Curve:
 
 
 def write_report(
-    path: Path, bundle: Bundle, cards: Sequence[Card], metrics: Mapping[str, float],
-    history: Mapping[str, Sequence[tuple[int, float]]], run: Mapping[str, str],
+    path: Path,
+    about: Mapping[str, str],
+    metrics: Mapping[str, float],
+    history: Mapping[str, Sequence[tuple[int, float]]],
+    bundle: Bundle | None = None,
+    cards: Sequence[Card] = (),
 ) -> None:
-    """Write `report.html`, self-contained: images inline, no scripts, nothing fetched."""
+    """Write `report.html`, self-contained: images inline, no scripts, nothing fetched.
+
+    Args:
+        about: `id`, `model` and `dataset` of the run, and where there are generators, `text_generator` and
+            `image_generator`.
+        history: values by step, as the tracker has them.
+        bundle, cards: of a DPPMG run; a card's image is relative to the report.
+    """
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(loader=PackageLoader("recbole_dppmg.evaluation"), autoescape=True, trim_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("recbole_dppmg.evaluation"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     html = environment.get_template("report.html").render(
-        run=run,
-        ranking=ranking_table(metrics),
+        about=about,
+        ranking=ranking_table(metrics, about["model"]),
         quantizer=quantizer_table(metrics),
-        curves=[_curve(*curve, history[curve[1]]) for curve in _CURVES if history.get(curve[1])],
+        curves=[_curve(*curve, history[curve[1]]) for curve in _curves(history)],
         joint={name: value for name, value in metrics.items() if name.startswith("joint.")},
-        times={n.removeprefix("time.").removesuffix("_s"): v for n, v in metrics.items() if n.startswith("time.")},
+        times={
+            n.removeprefix("time.").removesuffix("_s"): v for n, v in metrics.items() if n.startswith("time.")
+        },
         kept=metrics.get("quantizer.kept.ndcg@20"),
-        glossary=_glossary(bundle),
-        users=_users(bundle, cards, path.parent),
+        glossary=_glossary(bundle) if bundle else {},
+        users=_users(bundle, cards, path.parent) if bundle else [],
     )
     write_text(path, html)
 
 
-def ranking_table(metrics: Mapping[str, float]) -> tuple[list[str], list[tuple[str, list[float]]]]:
-    """Metric names, and per model its test values, best NDCG first."""
+def model_card(about: Mapping[str, str], metrics: Mapping[str, float]) -> str:
+    """The bundle's README.md: what it is, how to load it, and its measured numbers."""
+    columns, rows = ranking_table(metrics, about["model"])
+    lines = [
+        f"# DPPMG on {about['dataset']}",
+        "",
+        f"Run `{about['id']}` of recbole-dppmg: preferences as tokens, recommendations with texts and images.",
+        "",
+        "```python",
+        "from recbole_dppmg.bundle import Bundle",
+        "",
+        'bundle = Bundle.from_pretrained("this/folder")',
+        "users = torch.tensor([bundle.row_of(user_id)])",
+        "items, scores = bundle.space.recommend(users, k=10)",
+        "```",
+        "",
+        "Test split, every item ranked:",
+        "",
+        f"| model | {' | '.join(columns)} |",
+        f"|---|{'---|' * len(columns)}",
+        *(f"| {model} | {' | '.join(f'{value:.4f}' for value in values)} |" for model, values in rows),
+        "",
+        *(
+            f"- `{name}`: {value:.4g}"
+            for name, value in sorted(metrics.items())
+            if name.startswith(_MEASURED)
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def ranking_table(
+    metrics: Mapping[str, float], model: str
+) -> tuple[list[str], list[tuple[str, list[float]]]]:
+    """Metric names, and per model its test values, best NDCG first; `model` is the run's own."""
     rows: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         parts = name.split(".")
         if parts[0] == "ranking" and "test" in parts:
-            rows.setdefault("DPPMG" if parts[1] == "test" else parts[1], {})[parts[-1]] = value
-    columns = [c for c in ("recall@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@10", "hit@10", "precision@10")
-               if all(c in row for row in rows.values())]
+            rows.setdefault(model if parts[1] == "test" else parts[1], {})[parts[-1]] = value
+    columns = [name for name in next(iter(rows.values()), {}) if all(name in row for row in rows.values())]
     order = sorted(rows, key=lambda model: -rows[model].get("ndcg@20", rows[model].get("ndcg@10", 0)))
     return columns, [(model, [rows[model][c] for c in columns]) for model in order]
 
@@ -76,8 +128,18 @@ def quantizer_table(metrics: Mapping[str, float]) -> list[tuple[str, int, float,
     for name, value in metrics.items():
         parts = name.split(".")
         if len(parts) == 4 and parts[0] == "quantizer" and parts[2] == "utilization":
-            rows.append((parts[1], int(parts[3]), value, metrics[f"quantizer.{parts[1]}.perplexity.{parts[3]}"]))
+            rows.append(
+                (parts[1], int(parts[3]), value, metrics[f"quantizer.{parts[1]}.perplexity.{parts[3]}"])
+            )
     return rows
+
+
+def _curves(history: Mapping[str, Sequence]) -> list[tuple[str, str, str]]:
+    known = [curve for curve in _CURVES if history.get(curve[1])]
+    losses = [
+        name for name in history if name.endswith(".loss") and name not in {curve[1] for curve in _CURVES}
+    ]
+    return known + [(name.removesuffix(".loss"), name, "loss by epoch") for name in losses]
 
 
 def _curve(title: str, name: str, caption: str, history: Sequence[tuple[int, float]]) -> Curve:
@@ -102,11 +164,14 @@ def _users(bundle: Bundle, cards: Sequence[Card], folder: Path) -> list[dict]:
     users: dict[str, dict] = {}
     for card in cards:
         if card.user not in users:
-            rows = bundle.history[bundle.row_of(card.user)]
-            history = [bundle.items[row] for row in rows[-_HISTORY:]]
+            row = bundle.row_of(card.user)
+            history = [bundle.items[item] for item in bundle.recent[row][:_HISTORY]]
             users[card.user] = {
-                "id": card.user, "size": len(rows), "tokens": card.tokens, "cards": [],
-                "history": [{"title": item.title, "image": inline(item.image, 64)} for item in reversed(history)],
+                "id": card.user,
+                "size": int(bundle.space.history.sizes[row]),
+                "tokens": card.tokens,
+                "cards": [],
+                "history": [{"title": item.title, "image": inline(item.image, 64)} for item in history],
                 "words": {m: _words(bundle, names) for m, names in card.tokens.items()},
             }
         item = bundle.items[bundle.item_rows[card.item]]

@@ -32,6 +32,10 @@ class JointSpace(nn.Module):
     def forward(self, modality: str, features: Tensor) -> Tensor:
         return F.normalize(getattr(self, modality)(features), dim=-1)
 
+    def items(self, text: Tensor, image: Tensor) -> Tensor:
+        """Where items with these text and image features are: unit vectors (N, 128) between the two."""
+        return F.normalize(self("text", text) + self("image", image), dim=-1)
+
     def tensors(self) -> dict[str, Tensor]:
         """All weights, for safetensors."""
         return dict(self.state_dict())
@@ -45,10 +49,14 @@ class JointSpace(nn.Module):
 
 
 def _head(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, 2 * _WIDTH), nn.GELU(), nn.Dropout(0.2), nn.Linear(2 * _WIDTH, _WIDTH))
+    return nn.Sequential(
+        nn.Linear(width, 2 * _WIDTH), nn.GELU(), nn.Dropout(0.2), nn.Linear(2 * _WIDTH, _WIDTH)
+    )
 
 
-def train_joint_space(text: Tensor, image: Tensor, epochs: int, seed: int) -> tuple[JointSpace, dict[str, float]]:
+def train_joint_space(
+    text: Tensor, image: Tensor, epochs: int, seed: int
+) -> tuple[JointSpace, dict[str, float]]:
     """Train on pairs of features of the same item.
 
     Args:
@@ -68,14 +76,19 @@ def train_joint_space(text: Tensor, image: Tensor, epochs: int, seed: int) -> tu
         optimizer = torch.optim.AdamW(space.parameters(), lr=1e-3, weight_decay=0.05)
         for _ in progress(range(epochs), "joint space", unit="epoch"):
             for rows in train[torch.randperm(len(train))].split(_BATCH):
-                loss = contrastive_loss(space("text", text[rows]), space("image", image[rows]), space.log_scale.exp())
+                loss = contrastive_loss(
+                    space("text", text[rows]), space("image", image[rows]), space.log_scale.exp()
+                )
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
     space.eval().requires_grad_(False)
     similarity = space("text", text[test]) @ space("image", image[test]).T
     rank = (similarity > similarity.diagonal().unsqueeze(1)).sum(1)
-    return space, {"retrieval.recall@10": (rank < 10).float().mean().item(), "retrieval.pairs": float(held_out)}
+    return space, {
+        "retrieval.recall@10": (rank < 10).float().mean().item(),
+        "retrieval.pairs": float(held_out),
+    }
 
 
 def contrastive_loss(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:

@@ -1,0 +1,271 @@
+"""One run from the configuration to the report: data, preference, generators, bundle, ranking, cards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.utils import init_seed
+
+from recbole_dppmg.assets import resolve
+from recbole_dppmg.bundle import Bundle
+from recbole_dppmg.config import DPPMGConfig, properties_dir, read_yaml
+from recbole_dppmg.data.images import DRAWN
+from recbole_dppmg.errors import ConfigError, DataError
+from recbole_dppmg.evaluation.cards import choose_users, make_cards
+from recbole_dppmg.evaluation.report import model_card, write_report
+from recbole_dppmg.generators.base import build_head
+from recbole_dppmg.model.dppmg import DPPMG
+from recbole_dppmg.model.glossary import build_glossary
+from recbole_dppmg.runs import Run, open_run, set_threads
+from recbole_dppmg.settings import Settings
+from recbole_dppmg.trainer.state import RunState
+from recbole_dppmg.trainer.stock import Data, in_folder, prepare, train_stock
+from recbole_dppmg.trainer.trainer import DPPMGTrainer
+from recbole_dppmg.types import Item
+
+logger = logging.getLogger(__name__)
+
+_RECENT = 20
+#: Keys of DPPMG's own file that hold for the models beside it too.
+_SHARED = {"epochs"}
+
+
+def run_from_arguments(argv: Sequence[str]) -> Path:
+    """The whole run of `--key=value` arguments; returns the path of its report.
+
+    Raises:
+        DPPMGError: something in the arguments, the data or the models cannot be used.
+    """
+    config = DPPMGConfig(argv=argv)
+    settings = config.settings
+    threads = set_threads(settings.threads)
+    name = f"{config['dataset']}-{config['model']}"
+    with open_run(Path(settings.output_dir), name, resolved(config), config["state"] or "INFO") as run:
+        logger.info("run %s: seed %d, %s, %d threads", run.id, config["seed"], config["device"], threads)
+        if config["model"] == "DPPMG":
+            _run_dppmg(config, run)
+        else:
+            _run_stock(config, run)
+    return run.folder / "report.html"
+
+
+def resolved(config: DPPMGConfig) -> dict[str, Any]:
+    """Every key with the value that it has in the run, as plain values; a config file for the same run again."""
+    known = {"model", "dataset", *config.internal_config_dict, *config.external_config_dict} - {"MODEL_TYPE"}
+    values = {key: _plain(config[key]) for key in sorted(known)}
+    given = config.external_config_dict
+    for key in ("data_path", "train_neg_sample_args"):  # RecBole derives other values from these
+        values[key] = _plain(given.get(key, config.internal_config_dict.get(key)))
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, Enum) or not isinstance(value, (str, int, float, bool, type(None))):
+        return str(value)
+    return value
+
+
+def _run_stock(config: DPPMGConfig, run: Run) -> None:
+    name = config["model"]
+    found = _train_beside(config, run)
+    run.metrics |= {f"ranking.{part}": value for part, value in found.items()}
+    run.metrics |= {f"ranking.{name}.{part}": value for part, value in found.items()}
+    write_report(run.folder / "report.html", _about(config, run), run.metrics, run.tracker.history)
+
+
+def _train_beside(config: DPPMGConfig, run: Run) -> dict[str, float]:
+    name = config["model"]
+    with run.phase(name, f"RecBole's model on the same split, up to {config['epochs']} epochs") as done:
+        found = train_stock(config, prepare(config), run.folder, run.tracker)
+        done(_told({n.removeprefix("test."): v for n, v in found.items() if n.startswith("test.")}))
+    return found
+
+
+def _run_dppmg(config: DPPMGConfig, run: Run) -> None:
+    settings = config.settings
+    with run.phase("data", f"read and split {config['dataset']}") as done:
+        data = prepare(config)
+        done(
+            f"{data.dataset.user_num - 1} users, {data.dataset.item_num - 1} items, {data.dataset.inter_num} interactions"
+        )
+    features = _features(config, data, run)
+    if "injection" in settings.train_phases:
+        for modality in _heads(data.dataset.items):  # a missing model is told before the long work, not after
+            resolve(getattr(settings, f"{modality}_generator"))
+
+    init_seed(config["seed"], config["reproducibility"])
+    config["checkpoint_dir"] = str(run.folder / "checkpoints")
+    with in_folder(run.folder):
+        trainer = DPPMGTrainer(config, DPPMG(config, data.train.dataset).to(config["device"]), run.tracker)
+    with run.phase("preference", "train the preference model and its quantizer") as done:
+        trainer.fit(data.train, data.valid)
+        done(run.first_last("preference.loss"))
+    for part, loader in (("valid", data.valid), ("test", data.test)):
+        values = trainer.evaluate(loader, load_best_model=False)
+        run.metrics |= {f"ranking.{part}.{metric}": float(value) for metric, value in values.items()}
+    run.metrics |= trainer.quantizer_metrics(data.valid)
+
+    space = trainer.model.space()
+    state = RunState(
+        settings=settings,
+        seed=config["seed"],
+        tracker=run.tracker,
+        items=data.dataset.items,
+        pairs=_pairs(data),
+        features=features,
+        space=space,
+        glossary=build_glossary(space, data.dataset.items),
+        metrics=run.metrics,
+    )
+    _train_generators(state, run)
+    bundle = Bundle(
+        settings=settings,
+        seed=config["seed"],
+        space=space,
+        items=state.items,
+        user_ids=[str(token) for token in data.dataset.field2id_token[data.dataset.uid_field]],
+        recent=_recent(data),
+        glossary=state.glossary,
+        heads=state.heads,
+        joint=state.joint,
+    )
+    for model in settings.baselines:
+        found = _train_beside(_config_beside(config, model), run)
+        run.metrics |= {f"ranking.{model}.{part}": value for part, value in found.items()}
+    with run.phase("bundle", "write it") as done:
+        bundle.save_pretrained(run.folder / "bundle", model_card(_about(config, run), run.metrics))
+    with run.phase("cards", f"{settings.report_cards} for each of {settings.report_users} users") as done:
+        users = choose_users(bundle, settings.report_users, config["seed"])
+        cards = make_cards(bundle, users, settings.report_cards, run.folder, config["seed"])
+        done(f"{len(cards)} cards")
+    about = _about(config, run, state.heads)
+    write_report(run.folder / "report.html", about, run.metrics, run.tracker.history, bundle, cards)
+
+
+def _features(config: DPPMGConfig, data: Data, run: Run) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Frozen features of both modalities, after a check that there is enough to go on.
+
+    Raises:
+        DataError: an item has neither text nor image.
+        ConfigError: a phase cannot be run on this content.
+    """
+    with run.phase("features", "read or encode the items' texts and images") as done:
+        features = {modality: data.dataset.item_features(modality) for modality in ("text", "image")}
+        counts = {m: int(present.sum()) for m, (_, present) in features.items()}
+        done(", ".join(f"{number} items with {m}" for m, number in counts.items()))
+    has = features["text"][1] | features["image"][1]
+    bare = [n for n in (~has).nonzero().flatten().tolist() if n]
+    if bare:
+        some = ", ".join(f"'{data.dataset.items[n].id}'" for n in bare[:3])
+        raise DataError(
+            f"{len(bare)} items of '{config['dataset']}' have neither text nor image ({some}, ...); describe them in "
+            f"{config['dataset']}.item, or leave their interactions out"
+        )
+    _check_phases(config.settings, data.dataset.items)
+    return features
+
+
+def _check_phases(settings: Settings, items: Sequence[Item]) -> None:
+    if "injection" in settings.train_phases and not _heads(items):
+        raise ConfigError("train_phases: 'injection' needs items with texts or images; take [preference]")
+    if "reward" not in settings.train_phases:
+        return
+    if given := [key for key in ("text_features", "image_features") if getattr(settings, key)]:
+        raise ConfigError(
+            f"train_phases: 'reward' needs encoders that can read what is generated, and {given[0]} comes without "
+            f"its encoder; leave one of the two out"
+        )
+    if sum(1 for item in items if item.text and item.image) < 20:
+        raise ConfigError("train_phases: 'reward' needs at least 20 items with text and image; leave it out")
+
+
+def _heads(items: Sequence[Item]) -> list[str]:
+    """The modalities that can be generated: those in which the catalogue shows how."""
+    return [
+        m
+        for m, found in (("text", any(i.text for i in items)), ("image", any(i.image for i in items)))
+        if found
+    ]
+
+
+def _train_generators(state: RunState, run: Run) -> None:
+    """Phases 2 and 3, as `train_phases` says."""
+    settings = state.settings
+    if "injection" not in settings.train_phases:
+        return
+    from recbole_dppmg.trainer.injection import ImageInjection, TextInjection
+    from recbole_dppmg.trainer.reward import RewardPhase
+
+    for modality in _heads(state.items):
+        name = getattr(settings, f"{modality}_head")
+        state.heads[modality] = build_head(modality, name, state.space.codebooks, settings, state.seed)
+        phase = {"text": TextInjection, "image": ImageInjection}[modality]()
+        steps = getattr(settings, f"{modality}_inject_steps")
+        with run.phase(f"injection.{modality}", f"teach the tokens to {name} in {steps} steps") as done:
+            phase.fit(state)
+            done(run.first_last(phase.name))
+    if "reward" in settings.train_phases:
+        with run.phase("reward", f"{settings.reward_steps} steps for personal and consistent cards") as done:
+            RewardPhase().fit(state)
+            for modality in state.heads:
+                done(run.first_last(f"reward.{modality}.total"))
+
+
+def _config_beside(config: DPPMGConfig, model: str) -> DPPMGConfig:
+    """The configuration of a model beside DPPMG: the same data, split and metrics, its own defaults, and the keys
+    given for this run that are not DPPMG's own."""
+    own = read_yaml(properties_dir() / "model" / "DPPMG.yaml").keys() - _SHARED
+    given = {
+        key: value
+        for key, value in config.external_config_dict.items()
+        if key not in own | {"model", "dataset"}
+    }
+    return DPPMGConfig(model, config["dataset"], config_dict=given | {"baselines": config.settings.baselines})
+
+
+def _pairs(data: Data) -> torch.Tensor:
+    train = data.train.dataset
+    return torch.stack([train.inter_feat[train.uid_field], train.inter_feat[train.iid_field]], 1)
+
+
+def _recent(data: Data) -> list[list[int]]:
+    """Each user's last training items, newest first."""
+    train = data.train.dataset
+    users, items = _pairs(data).numpy().T
+    timed = train.time_field in train.inter_feat.columns
+    time = train.inter_feat[train.time_field].numpy() if timed else np.zeros(len(users))
+    order = np.lexsort((np.arange(len(users)), time, users))
+    ends = np.cumsum(np.bincount(users, minlength=data.dataset.user_num))
+    items = items[order]
+    return [
+        items[max(start, end - _RECENT) : end][::-1].tolist()
+        for start, end in zip([0, *ends], ends, strict=False)
+    ]
+
+
+def _about(config: DPPMGConfig, run: Run, heads: Iterable[str] = ()) -> dict[str, str]:
+    about = {"id": run.id, "model": config["model"], "dataset": config["dataset"]}
+    about |= {
+        f"{modality}_generator": getattr(config.settings, f"{modality}_generator") for modality in heads
+    }
+    if heads and config.settings.image_dir == DRAWN:
+        about["note"] = (
+            "This dataset has no images: its catalogue's covers are drawn from title, genres and year."
+        )
+    return about
+
+
+def _told(values: dict[str, float]) -> str:
+    return ", ".join(
+        f"{name} {value:.4f}" for name, value in values.items() if name in ("ndcg@10", "ndcg@20", "recall@20")
+    )

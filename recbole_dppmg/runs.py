@@ -1,0 +1,205 @@
+"""The folder of one run: its log, its MLflow run, its metrics, and the link `latest` once it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tqdm import tqdm
+
+from recbole_dppmg.artifacts import write_json, write_text
+from recbole_dppmg.errors import ConfigError, DPPMGError
+from recbole_dppmg.trainer.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+LATEST = "latest"
+_COLOUR = re.compile(r"\x1B\[[0-?]*[ -/]*[@-~]")
+_CHATTY = ("alembic", "matplotlib", "PIL", "httpx", "mlflow")
+
+
+class Run:
+    """What a run writes to: `folder`, `tracker`, and `metrics`, the flat object that becomes `metrics.json`."""
+
+    def __init__(self, folder: Path, tracker: Tracker):
+        self.folder, self.tracker = folder, tracker
+        self.metrics: dict[str, float] = {}
+
+    @property
+    def id(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    @contextlib.contextmanager
+    def phase(self, name: str, plan: str) -> Iterator[Callable[[str], None]]:
+        """Log what a phase will do and what it did, and its seconds as `time.<name>_s`.
+
+        Yields a function that takes a few words on what was done.
+        """
+        logger.info("%s: %s", name, plan)
+        done: list[str] = []
+        start = time.perf_counter()
+        yield done.append
+        seconds = time.perf_counter() - start
+        self.metrics[f"time.{name}_s"] = round(seconds, 2)
+        logger.info("%s: done in %.1f s%s", name, seconds, "".join(f"; {words}" for words in done))
+
+    def first_last(self, name: str) -> str:
+        """Add `<name>.first` and `.last` to the metrics; returns them in words."""
+        found = self.tracker.first_last(name)
+        self.metrics |= found
+        return f"{name} {found[f'{name}.first']:.4g} -> {found[f'{name}.last']:.4g}"
+
+
+@contextlib.contextmanager
+def open_run(root: Path, name: str, parameters: Mapping[str, Any], level: str = "INFO") -> Iterator[Run]:
+    """A new folder `root/<name>-<time>` with `config.yaml`, `log.txt` and an MLflow run in `root/mlflow.db`.
+
+    At the end `metrics.json` is written, MLflow gets everything, and `root/latest` points to the folder. A run
+    that fails or is interrupted keeps its log, is marked as failed in MLflow, and gets no link.
+
+    Args:
+        parameters: the configuration, written to `config.yaml` and to MLflow.
+        level: of what is told on the console, as in RecBole's key `state`.
+
+    Raises:
+        ConfigError: `root` cannot be written to.
+    """
+    folder = _new_folder(root, name)
+    with _logging(folder / "log.txt", level), _terminate_as_interrupt():
+        write_text(
+            folder / "config.yaml", yaml.safe_dump(dict(parameters), sort_keys=False, allow_unicode=True)
+        )
+        tracker = Tracker(root / "mlflow.db", folder.name, parameters)
+        run = Run(folder, tracker)
+        start = time.perf_counter()
+        try:
+            yield run
+            run.metrics["time.total_s"] = round(time.perf_counter() - start, 2)
+            write_json(folder / "metrics.json", dict(sorted(run.metrics.items())))
+            logger.info("run %s: done in %.0f s", run.id, run.metrics["time.total_s"])
+            tracker.finish(folder, run.metrics)
+        except BaseException as error:
+            tracker.fail()
+            logger.error(
+                "run %s failed: %s",
+                run.id,
+                str(error) or type(error).__name__,
+                exc_info=not isinstance(error, (DPPMGError, KeyboardInterrupt)),
+            )
+            raise
+        _point(root / LATEST, folder)
+
+
+def set_threads(wanted: int | None) -> int:
+    """Use this many CPU threads; None: OMP_NUM_THREADS, else the cores that this process may use."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = wanted or (int(given) if given.isdecimal() and int(given) else cores)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def _new_folder(root: Path, name: str) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+        folder = root / f"{name}-{stamp}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError as error:
+            if not root.is_dir():
+                raise ConfigError(f"output_dir: '{root}' is no folder; give another") from error
+            continue
+        except OSError as error:
+            raise ConfigError(
+                f"output_dir: '{root}' cannot be written to ({error.strerror}); give another"
+            ) from error
+        return folder
+    raise ConfigError(f"output_dir: '{root}' has too many runs of this second")
+
+
+def _point(link: Path, folder: Path) -> None:
+    """Make `link` point to `folder` in one step."""
+    new = link.with_name(f".{link.name}-{os.getpid()}")
+    new.unlink(missing_ok=True)
+    new.symlink_to(folder.name, target_is_directory=True)
+    try:
+        os.replace(new, link)
+    except OSError:
+        new.unlink()
+        logger.warning("%s is in the way of the link to %s; move it", link, folder)
+
+
+class _Console(logging.Handler):
+    """Prints above the progress bars: our own lines, and warnings of others but for Python's own; what ends the run
+    is told by whoever catches it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        ours = record.name.startswith("recbole_dppmg")
+        return (ours or record.levelno >= logging.WARNING) and record.name != "py.warnings"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.ERROR:
+            tqdm.write(_COLOUR.sub("", record.getMessage()), file=sys.stderr)
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _COLOUR.sub("", super().format(record))
+
+
+@contextlib.contextmanager
+def _logging(path: Path, level: str) -> Iterator[None]:
+    root, levels = logging.getLogger(), logging.getLevelNamesMapping()
+    file, console = (
+        logging.FileHandler(path, encoding="utf-8"),
+        _Console(levels.get(str(level).upper(), logging.INFO)),
+    )
+    file.setFormatter(_Plain("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    before, ours = root.level, [file, console]
+    quiet = {name: logging.getLogger(name).level for name in _CHATTY}
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for handler in ours:
+        root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.setLevel(before)
+        for handler in ours:
+            root.removeHandler(handler)
+            handler.close()
+        for name, previous in quiet.items():
+            logging.getLogger(name).setLevel(previous)
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """A polite kill ends a run as Ctrl-C does, so that it is marked as failed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,105 @@
+"""Training any recommender the way RecBole does, with everything it writes kept in one folder."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+
+from recbole_dppmg.errors import ConfigError, DataError
+from recbole_dppmg.progress import progress
+from recbole_dppmg.trainer.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+
+class Data(NamedTuple):
+    """A dataset and RecBole's loaders of its three parts."""
+
+    dataset: Any
+    train: Any
+    valid: Any
+    test: Any
+
+
+def prepare(config) -> Data:
+    """Read, filter, renumber and split the dataset, the same for every model with the same keys.
+
+    Raises:
+        DataError: RecBole cannot make a dataset of the files.
+    """
+    init_seed(config["seed"], config["reproducibility"])
+    try:
+        dataset = create_dataset(config)
+        return Data(dataset, *data_preparation(config, dataset))
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise DataError(f"dataset '{config['dataset']}' in {config['data_path']}: {error}") from error
+
+
+def train_stock(config, data: Data, folder: Path, tracker: Tracker) -> dict[str, float]:
+    """Train a RecBole model, take its best checkpoint back, and evaluate it.
+
+    Args:
+        folder: gets `checkpoints/` and `tensorboard/`.
+        tracker: gets `<model>.loss` by epoch.
+
+    Returns:
+        `valid.<metric>` and `test.<metric>`.
+
+    Raises:
+        ConfigError: RecBole refuses the model with these keys.
+        DataError: the training diverged.
+    """
+    name = config["model"]
+    config["checkpoint_dir"] = str(folder / "checkpoints")
+    init_seed(config["seed"], config["reproducibility"])
+    with in_folder(folder):
+        try:
+            model = get_model(name)(config, data.train._dataset).to(config["device"])
+            trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
+        except (ImportError, NotImplementedError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"model {name}: RecBole cannot build it ({error})") from error
+        bar = progress(None, name, unit="epoch", total=trainer.epochs)
+
+        def told(epoch: int, score: float) -> None:
+            bar.set_postfix_str(f"{config['valid_metric'].lower()} {score:.4f}", refresh=False)
+            bar.update(epoch + 1 - bar.n)
+
+        with bar:
+            try:
+                trainer.fit(data.train, data.valid, verbose=False, show_progress=False, callback_fn=told)
+            except ValueError as error:
+                raise DataError(f"model {name}: {error}; lower its learning_rate") from error
+    for epoch, loss in trainer.train_loss_dict.items():
+        tracker.log({f"{name}.loss": float(loss)}, epoch)
+    found = {}
+    for part, loader in (("valid", data.valid), ("test", data.test)):
+        found |= {f"{part}.{metric}": float(value) for metric, value in trainer.evaluate(loader).items()}
+    return found
+
+
+@contextlib.contextmanager
+def in_folder(folder: Path) -> Iterator[None]:
+    """While this lasts, RecBole's trainers write their TensorBoard events to `folder` instead of where we stand."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    module = importlib.import_module("recbole.trainer.trainer")
+    original, writers = module.get_tensorboard, []
+
+    def get_tensorboard(_logger) -> SummaryWriter:
+        writers.append(SummaryWriter(str(folder / "tensorboard")))
+        return writers[-1]
+
+    module.get_tensorboard = get_tensorboard
+    try:
+        yield
+    finally:
+        module.get_tensorboard = original
+        for writer in writers:
+            writer.close()

@@ -28,19 +28,18 @@ class TextInjection:
     def fit(self, state: RunState) -> None:
         """Train `state.heads["text"]` for `text_inject_steps` steps; logs `injection.text.loss`."""
         settings, head = state.settings, state.heads["text"]
-        has_text = state.features["text"][1]
-        batches = _liked(state, has_text, settings.text_inject_batch, settings.text_inject_steps, state.seed + 1)
+        batches = _liked(state, "text", settings.text_inject_batch, settings.text_inject_steps, state.seed + 1)
 
         def loss(step: int, items: Tensor, tokens: list[PreferenceTokens]) -> Tensor:
-            chosen = [state.items[i] for i in items.tolist()]
-            requests = [TextRequest(item, t) for item, t in zip(chosen, tokens, strict=True)]
+            requests = state.requests(TextRequest, items, tokens)
             targets = [
-                teaching_target(item, *words_of(t, state.glossary), seed=step * len(chosen) + n)
-                for n, (item, t) in enumerate(zip(chosen, tokens, strict=True))
+                teaching_target(r.item, *words_of(r.tokens, state.glossary), seed=step * len(requests) + n)
+                for n, r in enumerate(requests)
             ]
             return head.teaching_loss(requests, targets)
 
-        _optimise(state, self.name, head.parameters(), settings.text_learning_rate, batches, loss)
+        rate, steps = settings.text_learning_rate, settings.text_inject_steps
+        _optimise(state, self.name, head.parameters(), rate, steps, batches, loss)
 
 
 class ImageInjection:
@@ -51,17 +50,16 @@ class ImageInjection:
     def fit(self, state: RunState) -> None:
         """Train `state.heads["image"]` for `image_inject_steps` steps; logs `injection.image.loss`."""
         settings, head = state.settings, state.heads["image"]
-        has_image = state.features["image"][1]
-        batches = _liked(state, has_image, settings.image_inject_batch, settings.image_inject_steps, state.seed + 2)
+        batches = _liked(state, "image", settings.image_inject_batch, settings.image_inject_steps, state.seed + 2)
         generator = torch.Generator().manual_seed(state.seed + 3)
 
         def loss(step: int, items: Tensor, tokens: list[PreferenceTokens]) -> Tensor:
-            chosen = [state.items[i] for i in items.tolist()]
-            requests = [ImageRequest(item, t) for item, t in zip(chosen, tokens, strict=True)]
-            images = load_batch([item.image for item in chosen], head.size)
+            requests = state.requests(ImageRequest, items, tokens)
+            images = load_batch([request.item.image for request in requests], head.size)
             return head.teaching_loss(requests, images, generator)
 
-        _optimise(state, self.name, head.parameters(), settings.image_learning_rate, batches, loss)
+        rate, steps = settings.image_learning_rate, settings.image_inject_steps
+        _optimise(state, self.name, head.parameters(), rate, steps, batches, loss)
 
 
 def words_of(tokens: PreferenceTokens, glossary: dict[str, dict[str, list[str]]]) -> tuple[list[str], list[str]]:
@@ -74,21 +72,23 @@ def words_of(tokens: PreferenceTokens, glossary: dict[str, dict[str, list[str]]]
 
 
 def _liked(
-    state: RunState, has_content: Tensor, batch: int, steps: int, seed: int
+    state: RunState, modality: str, batch: int, steps: int, seed: int
 ) -> Iterator[tuple[Tensor, list[PreferenceTokens]]]:
-    """Random liked items, int64 (batch,), with the leave-one-out tokens of the user who liked each."""
-    pairs = state.pairs[has_content[state.pairs[:, 1]]]
+    """Random liked items that show the modality, int64 (batch,), with the leave-one-out tokens of the user who
+    liked each."""
+    pairs = state.pairs[state.shown(modality)[state.pairs[:, 1]]]
     draws = torch.randint(len(pairs), (steps, batch), generator=torch.Generator().manual_seed(seed))
     for rows in draws:
         users, items = pairs[rows].T
         yield items, as_tokens(state.space.leave_one_out(users, items))
 
 
-def _optimise(state: RunState, name: str, parameters: list, rate: float, batches: Iterator, loss_of) -> None:
+def _optimise(
+    state: RunState, name: str, parameters: list, rate: float, steps: int, batches: Iterator, loss_of
+) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / _WARMUP))
-    steps = state.settings.text_inject_steps if "text" in name else state.settings.image_inject_steps
-    for step, (items, tokens) in enumerate(progress(batches, name.rpartition(".")[0], total=steps)):
+    for step, (items, tokens) in enumerate(progress(batches, name.removesuffix(".loss"), total=steps)):
         loss = loss_of(step, items, tokens)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from recbole_dppmg.data.encoders import image_encoder, text_encoder
 from recbole_dppmg.data.images import load_batch
-from recbole_dppmg.errors import ConfigError
 from recbole_dppmg.generators.grpo import grpo_loss
 from recbole_dppmg.model.joint_space import train_joint_space
 from recbole_dppmg.model.reward import combine, consistency, fidelity, normalise, personalization
@@ -48,21 +47,13 @@ class RewardPhase:
     """Fine-tunes the token-associated parameters of both heads; logs each term of the reward by step."""
 
     def fit(self, state: RunState) -> None:
-        """Train `state.joint`, then both heads for `reward_steps` steps.
-
-        Raises:
-            ConfigError: the dataset has no items with both text and image, so nothing can be made consistent.
-        """
-        both = state.features["text"][1] & state.features["image"][1]
-        if int(both.sum()) < 20:
-            raise ConfigError("train_phases: 'reward' needs at least 20 items with text and image; leave it out")
+        """Train `state.joint` on the items with text and image, then both heads for `reward_steps` steps."""
+        both = state.shown("text") & state.shown("image")
         self.state = state
         text, image = (state.features[m][0][both] for m in ("text", "image"))
         state.joint, retrieval = train_joint_space(text, image, state.settings.joint_epochs, state.seed)
         state.metrics |= {f"joint.{name}": value for name, value in retrieval.items()}
-        self._item_joint = torch.nn.functional.normalize(
-            sum(state.joint(m, state.features[m][0]) for m in ("text", "image")), dim=-1
-        )
+        self._item_joint = state.joint.items(state.features["text"][0], state.features["image"][0])
         self._train(self._cards(both))
 
     def _cards(self, eligible: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -74,12 +65,10 @@ class RewardPhase:
         state, settings = self.state, self.state.settings
         generator = torch.Generator().manual_seed(state.seed + 4)
         half = (settings.reward_steps + 1) // 2
-        active = state.pairs[:, 0].unique()
+        active = (state.space.history.sizes > 0).nonzero().squeeze(1)
         users = active[torch.randint(len(active), (half * settings.reward_cards,), generator=generator)]
-        scores = state.space.scores(users).masked_fill(~eligible, -torch.inf)
-        scores[:, 0] = -torch.inf
-        scores = mask_history(scores, users, state.pairs)
-        best = scores.topk(_CANDIDATES, dim=1).indices
+        scores = state.space.scores(users).masked_fill_(~eligible, -torch.inf)
+        best = state.space.history.take(users).mask_(scores).topk(_CANDIDATES, dim=1).indices
         choice = torch.randint(_CANDIDATES, (len(users), 1), generator=generator)
         items = best.gather(1, choice).squeeze(1)
         forward = list(zip(users.split(settings.reward_cards), items.split(settings.reward_cards), strict=True))
@@ -99,12 +88,9 @@ class RewardPhase:
             # mirrored steps share the seed too: the same noise, the same draws
             seed = state.seed + min(step, len(batches) - 1 - step)
             tokens = as_tokens({m: codes[users] for m, codes in state.space.user_codes.items()})
-            chosen = [state.items[i] for i in items.tolist()]
             group = settings.reward_group
-            samples = text_head.sample_group(
-                [TextRequest(i, t, seed) for i, t in zip(chosen, tokens, strict=True)], group, seed
-            )
-            requests = [ImageRequest(i, t, seed) for i, t in zip(chosen, tokens, strict=True) for _ in range(group)]
+            samples = text_head.sample_group(state.requests(TextRequest, items, tokens, seed), group, seed)
+            requests = [r for r in state.requests(ImageRequest, items, tokens, seed) for _ in range(group)]
             images, drift = image_head.differentiable_images(requests, seed)
             text_terms, image_terms = self.score(users, items, samples.texts, images, text_head.fluency(samples))
 
@@ -131,7 +117,9 @@ class RewardPhase:
         text_features = text_encoder(settings.text_encoder).encode(texts)
         image_features = image_encoder(settings.image_encoder)(images)
         others = torch.randint(
-            1, len(space.user_codes["text"]), (len(users), settings.reward_users),
+            1,
+            len(space.user_codes["text"]),
+            (len(users), settings.reward_users),
             generator=torch.Generator().manual_seed(int(users[0])),
         )
         p_text, p_image = (
@@ -149,7 +137,9 @@ class RewardPhase:
             "fidelity": settings.reward_fidelity,
         }
         text_terms = {
-            "personalization": p_text, "consistency": c_text.detach(), "fidelity": fidelity(joint_text, item),
+            "personalization": p_text,
+            "consistency": c_text.detach(),
+            "fidelity": fidelity(joint_text, item),
             "quality": fluency.view(len(users), -1),
         }
         image_terms = {"personalization": p_image, "consistency": c_image, "fidelity": fidelity(joint_image, item)}
@@ -169,25 +159,11 @@ class RewardPhase:
     def _replay(self, head, generator: torch.Generator) -> Tensor:
         """The teaching loss on a few liked items, against forgetting what was taught."""
         state = self.state
-        pairs = state.pairs[state.features["image"][1][state.pairs[:, 1]]]
+        pairs = state.pairs[state.shown("image")[state.pairs[:, 1]]]
         users, items = pairs[torch.randint(len(pairs), (state.settings.reward_cards * 2,), generator=generator)].T
-        tokens = as_tokens(state.space.leave_one_out(users, items))
-        chosen = [state.items[i] for i in items.tolist()]
-        requests = [ImageRequest(i, t) for i, t in zip(chosen, tokens, strict=True)]
-        return head.teaching_loss(requests, load_batch([i.image for i in chosen], head.size), generator)
-
-
-def mask_history(scores: Tensor, users: Tensor, pairs: Tensor) -> Tensor:
-    """Scores (B, I) with minus infinity at each user's training items; `pairs` is int64 (P, 2)."""
-    rows = torch.full((int(pairs[:, 0].max()) + 1,), -1, dtype=torch.long)
-    out = scores.clone()
-    # a user may stand in several rows of the batch: mask one copy of each, then share it
-    unique, inverse = users.unique(return_inverse=True)
-    rows[unique] = torch.arange(len(unique))
-    hit = rows[pairs[:, 0]] >= 0
-    seen = torch.zeros(len(unique), scores.shape[1], dtype=torch.bool)
-    seen[rows[pairs[hit, 0]], pairs[hit, 1]] = True
-    return out.masked_fill_(seen[inverse], -torch.inf)
+        requests = state.requests(ImageRequest, items, as_tokens(state.space.leave_one_out(users, items)))
+        images = load_batch([request.item.image for request in requests], head.size)
+        return head.teaching_loss(requests, images, generator)
 
 
 def _step(optimizer: torch.optim.Optimizer, parameters: list, loss: Tensor) -> None:

@@ -134,7 +134,7 @@ def dppmg_defaults(module: ModuleType) -> None:
     def _load_internal_config_dict(self, model, model_class, dataset):
         original(self, model, model_class, dataset)
         if model == "DPPMG":
-            from recbole_dppmg.config import defaults
+            from recbole_dppmg.keys import defaults
 
             self.internal_config_dict.update(defaults(model, dataset))
 

@@ -14,12 +14,13 @@ from recbole.utils import init_seed
 
 from recbole_dppmg.assets import resolve
 from recbole_dppmg.bundle import Bundle
-from recbole_dppmg.config import DPPMGConfig, properties_dir, read_yaml
+from recbole_dppmg.config import DPPMGConfig
 from recbole_dppmg.data.images import DRAWN
 from recbole_dppmg.errors import ConfigError, DataError
 from recbole_dppmg.evaluation.cards import choose_users, make_cards
 from recbole_dppmg.evaluation.report import model_card, write_report
 from recbole_dppmg.generators.base import build_head
+from recbole_dppmg.keys import properties_dir, read_yaml
 from recbole_dppmg.model.dppmg import DPPMG
 from recbole_dppmg.model.glossary import build_glossary
 from recbole_dppmg.runs import Run, open_run, set_threads

@@ -36,18 +36,12 @@ G = TypeVar("G", bound=_Group)
 class ContentSettings(_Group):
     """Where item texts and images come from, and the frozen encoders."""
 
-    title_field: str | None = Field(
-        None, description="column of .item with an item's name; empty: title, name, ..."
-    )
+    title_field: str | None = Field(None, description="column of .item with an item's name; empty: title, name, ...")
     text_fields: list[str] | None = Field(
         None, description="columns of .item that tell what an item is; empty: every token_seq column"
     )
-    attribute_field: str | None = Field(
-        None, description="column of .item with attributes; empty: genres, class, ..."
-    )
-    year_field: str | None = Field(
-        None, description="column of .item with the year; empty: release_year, year"
-    )
+    attribute_field: str | None = Field(None, description="column of .item with attributes; empty: genres, class, ...")
+    year_field: str | None = Field(None, description="column of .item with the year; empty: release_year, year")
     image_field: str | None = Field("image", description="column of .item with an image path, if it exists")
     image_dir: str | None = Field(
         None, description="folder with {item_id}.jpg, .png or .webp; 'drawn' draws covers; empty: no images"
@@ -60,9 +54,7 @@ class ContentSettings(_Group):
     )
     image_features: str | None = Field(None, description="the same for images")
     feature_index: str | None = Field(None, description="CSV item_id,row that names the rows of a .npy")
-    feature_cache: str | None = Field(
-        None, description="folder of the feature store; empty: the user's cache"
-    )
+    feature_cache: str | None = Field(None, description="folder of the feature store; empty: the user's cache")
 
 
 class PreferenceSettings(_Group):
@@ -70,18 +62,14 @@ class PreferenceSettings(_Group):
 
     n_layers: PositiveInt = Field(3, description="user-item propagation layers (LightGCN)")
     knn_k: PositiveInt = Field(10, description="neighbours in each modality's item-item graph (FREEDOM)")
-    delta_dropout: Fraction = Field(
-        0.0, description="share of users whose free id vector is dropped in a step"
-    )
+    delta_dropout: Fraction = Field(0.0, description="share of users whose free id vector is dropped in a step")
     modality_delta_dropout: Fraction = Field(
         0.8, description="the same in text and image; high, so that tokens follow from the items liked"
     )
     softmax_cells: PositiveInt = Field(
         2**25, description="largest table of users x items in the ranking loss; beyond it, items are sampled"
     )
-    negative_power: Fraction = Field(
-        0.5, description="sampled negatives by popularity to this power; 0: uniform"
-    )
+    negative_power: Fraction = Field(0.5, description="sampled negatives by popularity to this power; 0: uniform")
     tau: PositiveFloat = Field(0.15, description="temperature of the softmax ranking loss")
     modality_tau: PositiveFloat = Field(0.2, description="the same within text and within image")
     align_weight: NonNegative = Field(0.01, description="weight of InfoNCE between an item's text and image")
@@ -106,18 +94,14 @@ class TextSettings(_Group):
     text_inject_steps: PositiveInt = Field(80, description="teaching steps of the token rows")
     text_inject_batch: PositiveInt = Field(8, description="texts per teaching step")
     text_learning_rate: PositiveFloat = Field(5e-3, description="Adam's rate for the token rows")
-    text_max_new_tokens: int = Field(
-        48, ge=4, le=256, description="cap on an explanation's length, in LM tokens"
-    )
+    text_max_new_tokens: int = Field(48, ge=4, le=256, description="cap on an explanation's length, in LM tokens")
 
 
 class ImageSettings(_Group):
     """The image generator, its teaching and its sampling."""
 
     image_head: str = Field("diffusion", description="name of an image generator, or pkg.mod:Class")
-    image_generator: str = Field(
-        "compact-diffusion", description="embedded name, directory or hub id of a pipeline"
-    )
+    image_generator: str = Field("compact-diffusion", description="embedded name, directory or hub id of a pipeline")
     image_inject_steps: PositiveInt = Field(200, description="teaching steps of the token projector")
     image_inject_batch: PositiveInt = Field(16, description="images per teaching step")
     image_learning_rate: PositiveFloat = Field(1e-3, description="Adam's rate for the token projector")
@@ -129,19 +113,13 @@ class ImageSettings(_Group):
     image_injection: Literal["concat", "decoupled"] = Field(
         "concat", description="tokens beside the prompt's states, or with keys and values of their own"
     )
-    preference_scale: NonNegative = Field(
-        1.0, description="weight of decoupled tokens; 0 is the pipeline without them"
-    )
+    preference_scale: NonNegative = Field(1.0, description="weight of decoupled tokens; 0 is the pipeline without them")
     image_dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="number format of the pipeline; what is trained stays float32"
     )
-    image_lora_rank: int = Field(
-        0, ge=0, le=256, description="rank of a LoRA trained beside the tokens; 0: none"
-    )
+    image_lora_rank: int = Field(0, ge=0, le=256, description="rank of a LoRA trained beside the tokens; 0: none")
     attention_slicing: bool = Field(False, description="attend head by head: less memory, slower")
-    cpu_offload: bool = Field(
-        False, description="keep on the GPU only the part that is working, when generating"
-    )
+    cpu_offload: bool = Field(False, description="keep on the GPU only the part that is working, when generating")
 
 
 class RewardSettings(_Group):
@@ -150,9 +128,7 @@ class RewardSettings(_Group):
     reward_steps: PositiveInt = Field(24, description="reward steps; each is one card with its group")
     reward_group: int = Field(8, ge=2, description="texts and images per card (G)")
     reward_cards: PositiveInt = Field(2, description="cards per step")
-    reward_personalization: NonNegative = Field(
-        1.0, description="weight of p, closeness to this user over others"
-    )
+    reward_personalization: NonNegative = Field(1.0, description="weight of p, closeness to this user over others")
     reward_consistency: NonNegative = Field(0.5, description="weight of c, text-image consistency")
     reward_fidelity: NonNegative = Field(0.3, description="weight of a, closeness to the item")
     reward_quality: NonNegative = Field(0.2, description="weight of y, fluency of the text")
@@ -173,14 +149,10 @@ class RunSettings(_Group):
         description="phases to run, in this order; later ones need the earlier",
     )
     output_dir: str = Field("outputs", description="folder of runs; each gets a folder of its own inside")
-    baselines: list[str] = Field(
-        ["LightGCN"], description="RecBole models trained beside DPPMG for the report"
-    )
+    baselines: list[str] = Field(["LightGCN"], description="RecBole models trained beside DPPMG for the report")
     report_users: PositiveInt = Field(6, description="users with cards in the report")
     report_cards: PositiveInt = Field(4, description="cards of each of them")
-    threads: PositiveInt | None = Field(
-        None, description="CPU threads; empty: OMP_NUM_THREADS, else the cores allowed"
-    )
+    threads: PositiveInt | None = Field(None, description="CPU threads; empty: OMP_NUM_THREADS, else the cores allowed")
 
     @field_validator("train_phases")
     @classmethod
@@ -219,11 +191,7 @@ def checked(group: type[G], values: Mapping[str, Any]) -> G:
             raise ConfigError(f"unknown key '{key}'; known: {', '.join(group.model_fields)}") from error
         meaning = group.model_fields[key].description
         meaning = f" ({meaning})" if meaning else ""
-        reason = (
-            str(first["ctx"]["error"])
-            if first["type"] == "value_error"
-            else f"it is not {allowed(group, key)}"
-        )
+        reason = str(first["ctx"]["error"]) if first["type"] == "value_error" else f"it is not {allowed(group, key)}"
         raise ConfigError(f"key '{key}': {values[key]!r}: {reason}{meaning}") from error
 
 

@@ -32,9 +32,7 @@ class TokenProjector(nn.Module):
         states = states.detach().float().cpu()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.mlp = nn.Sequential(
-                nn.Linear(width, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, states.shape[1])
-            )
+            self.mlp = nn.Sequential(nn.Linear(width, _HIDDEN), nn.GELU(), nn.Linear(_HIDDEN, states.shape[1]))
         self.level = nn.Parameter(states.mean(0).repeat(levels, 1))
         self.null = nn.Parameter(padding.detach().float().cpu().clone())
         with torch.no_grad():

@@ -33,6 +33,7 @@ from recbole_dppmg.types import Item
 logger = logging.getLogger(__name__)
 
 _RECENT = 20
+_LOCAL = ("causal_lm", "diffusion")
 #: Keys of DPPMG's own file that hold for the models beside it too.
 _SHARED = {"epochs"}
 
@@ -100,9 +101,6 @@ def _run_dppmg(config: DPPMGConfig, run: Run) -> None:
             f"{data.dataset.user_num - 1} users, {data.dataset.item_num - 1} items, {data.dataset.inter_num} interactions"
         )
     features = _features(config, data, run)
-    if "injection" in settings.train_phases:
-        for modality in _heads(data.dataset.items):  # a missing model is told before the long work, not after
-            resolve(getattr(settings, f"{modality}_generator"))
 
     init_seed(config["seed"], config["reproducibility"])
     config["checkpoint_dir"] = str(run.folder / "checkpoints")
@@ -167,18 +165,23 @@ def _features(config: DPPMGConfig, data: Data, run: Run) -> dict[str, tuple[torc
     has = features["text"][1] | features["image"][1]
     bare = [n for n in (~has).nonzero().flatten().tolist() if n]
     if bare:
-        some = ", ".join(f"'{data.dataset.items[n].id}'" for n in bare[:3])
+        others = f", nor have {len(bare) - 1} others" if bare[1:] else ""
         raise DataError(
-            f"{len(bare)} items of '{config['dataset']}' have neither text nor image ({some}, ...); describe them in "
-            f"{config['dataset']}.item, or leave their interactions out"
+            f"item '{data.dataset.items[bare[0]].id}' has neither text nor image{others}; "
+            f"describe it in {config['dataset']}.item, or leave its interactions out"
         )
     _check_phases(config.settings, data.dataset.items)
     return features
 
 
 def _check_phases(settings: Settings, items: Sequence[Item]) -> None:
-    if "injection" in settings.train_phases and not _heads(items):
-        raise ConfigError("train_phases: 'injection' needs items with texts or images; take [preference]")
+    if "injection" in settings.train_phases:
+        if not _heads(items):
+            raise ConfigError("train_phases: 'injection' needs items with texts or images; take [preference]")
+        for modality in _heads(items):
+            model = getattr(settings, f"{modality}_generator")
+            if getattr(settings, f"{modality}_head") in _LOCAL and model.count("/") != 1:
+                resolve(model)  # a missing one is told before the long work; a hub id is the head's to fetch
     if "reward" not in settings.train_phases:
         return
     if given := [key for key in ("text_features", "image_features") if getattr(settings, key)]:
@@ -192,11 +195,7 @@ def _check_phases(settings: Settings, items: Sequence[Item]) -> None:
 
 def _heads(items: Sequence[Item]) -> list[str]:
     """The modalities that can be generated: those in which the catalogue shows how."""
-    return [
-        m
-        for m, found in (("text", any(i.text for i in items)), ("image", any(i.image for i in items)))
-        if found
-    ]
+    return [m for m, found in (("text", any(i.text for i in items)), ("image", any(i.image for i in items))) if found]
 
 
 def _train_generators(state: RunState, run: Run) -> None:
@@ -226,11 +225,7 @@ def _config_beside(config: DPPMGConfig, model: str) -> DPPMGConfig:
     """The configuration of a model beside DPPMG: the same data, split and metrics, its own defaults, and the keys
     given for this run that are not DPPMG's own."""
     own = read_yaml(properties_dir() / "model" / "DPPMG.yaml").keys() - _SHARED
-    given = {
-        key: value
-        for key, value in config.external_config_dict.items()
-        if key not in own | {"model", "dataset"}
-    }
+    given = {key: value for key, value in config.external_config_dict.items() if key not in own | {"model", "dataset"}}
     return DPPMGConfig(model, config["dataset"], config_dict=given | {"baselines": config.settings.baselines})
 
 
@@ -248,21 +243,14 @@ def _recent(data: Data) -> list[list[int]]:
     order = np.lexsort((np.arange(len(users)), time, users))
     ends = np.cumsum(np.bincount(users, minlength=data.dataset.user_num))
     items = items[order]
-    return [
-        items[max(start, end - _RECENT) : end][::-1].tolist()
-        for start, end in zip([0, *ends], ends, strict=False)
-    ]
+    return [items[max(start, end - _RECENT) : end][::-1].tolist() for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _about(config: DPPMGConfig, run: Run, heads: Iterable[str] = ()) -> dict[str, str]:
     about = {"id": run.id, "model": config["model"], "dataset": config["dataset"]}
-    about |= {
-        f"{modality}_generator": getattr(config.settings, f"{modality}_generator") for modality in heads
-    }
+    about |= {f"{modality}_generator": getattr(config.settings, f"{modality}_generator") for modality in heads}
     if heads and config.settings.image_dir == DRAWN:
-        about["note"] = (
-            "This dataset has no images: its catalogue's covers are drawn from title, genres and year."
-        )
+        about["note"] = "This dataset has no images: its catalogue's covers are drawn from title, genres and year."
     return about
 
 

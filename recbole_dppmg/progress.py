@@ -21,3 +21,9 @@ def progress(steps: Iterable[Any], description: str, unit: str = "step", total: 
         dynamic_ncols=live,
         leave=True,
     )
+
+
+def close_bars() -> None:
+    """End every bar that is still open, after a failure, so that what is told next starts on a line of its own."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()

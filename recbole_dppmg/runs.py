@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from recbole_dppmg.artifacts import write_json, write_text
 from recbole_dppmg.errors import ConfigError, DPPMGError
+from recbole_dppmg.progress import close_bars
 from recbole_dppmg.trainer.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -79,9 +80,7 @@ def open_run(root: Path, name: str, parameters: Mapping[str, Any], level: str = 
     """
     folder = _new_folder(root, name)
     with _logging(folder / "log.txt", level), _terminate_as_interrupt():
-        write_text(
-            folder / "config.yaml", yaml.safe_dump(dict(parameters), sort_keys=False, allow_unicode=True)
-        )
+        write_text(folder / "config.yaml", yaml.safe_dump(dict(parameters), sort_keys=False, allow_unicode=True))
         tracker = Tracker(root / "mlflow.db", folder.name, parameters)
         run = Run(folder, tracker)
         start = time.perf_counter()
@@ -92,6 +91,7 @@ def open_run(root: Path, name: str, parameters: Mapping[str, Any], level: str = 
             logger.info("run %s: done in %.0f s", run.id, run.metrics["time.total_s"])
             tracker.finish(folder, run.metrics)
         except BaseException as error:
+            close_bars()
             tracker.fail()
             logger.error(
                 "run %s failed: %s",
@@ -123,9 +123,7 @@ def _new_folder(root: Path, name: str) -> Path:
                 raise ConfigError(f"output_dir: '{root}' is no folder; give another") from error
             continue
         except OSError as error:
-            raise ConfigError(
-                f"output_dir: '{root}' cannot be written to ({error.strerror}); give another"
-            ) from error
+            raise ConfigError(f"output_dir: '{root}' cannot be written to ({error.strerror}); give another") from error
         return folder
     raise ConfigError(f"output_dir: '{root}' has too many runs of this second")
 

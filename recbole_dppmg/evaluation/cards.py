@@ -70,9 +70,7 @@ def make_cards(bundle: Bundle, users: Sequence[int], k: int, folder: Path, seed:
     texts, images = [TextResult("")] * len(pairs), [ImageResult(None)] * len(pairs)
     wanted = list(zip(content, tokens, strict=True))
     if "text" in bundle.heads:
-        texts = _in_batches(
-            bundle.heads["text"], [TextRequest(i, t, seed) for i, t in wanted], "explanations"
-        )
+        texts = _in_batches(bundle.heads["text"], [TextRequest(i, t, seed) for i, t in wanted], "explanations")
     if "image" in bundle.heads:
         images = _in_batches(bundle.heads["image"], [ImageRequest(i, t, seed) for i, t in wanted], "images")
     placed = list(zip(tokens, (item for _, item in pairs), strict=True))
@@ -96,9 +94,7 @@ def make_cards(bundle: Bundle, users: Sequence[int], k: int, folder: Path, seed:
             error="; ".join(errors) or None,
         )
         cards.append(card)
-    write_text(
-        folder / "cards.jsonl", "".join(json.dumps(asdict(c), ensure_ascii=False) + "\n" for c in cards)
-    )
+    write_text(folder / "cards.jsonl", "".join(json.dumps(asdict(c), ensure_ascii=False) + "\n" for c in cards))
     return cards
 
 
@@ -149,9 +145,7 @@ def score_cards(
         if len(own) == 2:
             scores[n]["consistency"] = round((own["text"] @ own["image"]).item(), 4)
         if item in target:
-            scores[n] |= {
-                f"fidelity.{m}": round((vector @ target[item]).item(), 4) for m, vector in own.items()
-            }
+            scores[n] |= {f"fidelity.{m}": round((vector @ target[item]).item(), 4) for m, vector in own.items()}
     return scores
 
 

@@ -66,9 +66,7 @@ def write_report(
         quantizer=quantizer_table(metrics),
         curves=[_curve(*curve, history[curve[1]]) for curve in _curves(history)],
         joint={name: value for name, value in metrics.items() if name.startswith("joint.")},
-        times={
-            n.removeprefix("time.").removesuffix("_s"): v for n, v in metrics.items() if n.startswith("time.")
-        },
+        times={n.removeprefix("time.").removesuffix("_s"): v for n, v in metrics.items() if n.startswith("time.")},
         kept=metrics.get("quantizer.kept.ndcg@20"),
         glossary=_glossary(bundle) if bundle else {},
         users=_users(bundle, cards, path.parent) if bundle else [],
@@ -98,19 +96,13 @@ def model_card(about: Mapping[str, str], metrics: Mapping[str, float]) -> str:
         f"|---|{'---|' * len(columns)}",
         *(f"| {model} | {' | '.join(f'{value:.4f}' for value in values)} |" for model, values in rows),
         "",
-        *(
-            f"- `{name}`: {value:.4g}"
-            for name, value in sorted(metrics.items())
-            if name.startswith(_MEASURED)
-        ),
+        *(f"- `{name}`: {value:.4g}" for name, value in sorted(metrics.items()) if name.startswith(_MEASURED)),
         "",
     ]
     return "\n".join(lines)
 
 
-def ranking_table(
-    metrics: Mapping[str, float], model: str
-) -> tuple[list[str], list[tuple[str, list[float]]]]:
+def ranking_table(metrics: Mapping[str, float], model: str) -> tuple[list[str], list[tuple[str, list[float]]]]:
     """Metric names, and per model its test values, best NDCG first; `model` is the run's own."""
     rows: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
@@ -128,17 +120,13 @@ def quantizer_table(metrics: Mapping[str, float]) -> list[tuple[str, int, float,
     for name, value in metrics.items():
         parts = name.split(".")
         if len(parts) == 4 and parts[0] == "quantizer" and parts[2] == "utilization":
-            rows.append(
-                (parts[1], int(parts[3]), value, metrics[f"quantizer.{parts[1]}.perplexity.{parts[3]}"])
-            )
+            rows.append((parts[1], int(parts[3]), value, metrics[f"quantizer.{parts[1]}.perplexity.{parts[3]}"]))
     return rows
 
 
 def _curves(history: Mapping[str, Sequence]) -> list[tuple[str, str, str]]:
     known = [curve for curve in _CURVES if history.get(curve[1])]
-    losses = [
-        name for name in history if name.endswith(".loss") and name not in {curve[1] for curve in _CURVES}
-    ]
+    losses = [name for name in history if name.endswith(".loss") and name not in {curve[1] for curve in _CURVES}]
     return known + [(name.removesuffix(".loss"), name, "loss by epoch") for name in losses]
 
 

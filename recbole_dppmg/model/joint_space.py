@@ -49,14 +49,10 @@ class JointSpace(nn.Module):
 
 
 def _head(width: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(width, 2 * _WIDTH), nn.GELU(), nn.Dropout(0.2), nn.Linear(2 * _WIDTH, _WIDTH)
-    )
+    return nn.Sequential(nn.Linear(width, 2 * _WIDTH), nn.GELU(), nn.Dropout(0.2), nn.Linear(2 * _WIDTH, _WIDTH))
 
 
-def train_joint_space(
-    text: Tensor, image: Tensor, epochs: int, seed: int
-) -> tuple[JointSpace, dict[str, float]]:
+def train_joint_space(text: Tensor, image: Tensor, epochs: int, seed: int) -> tuple[JointSpace, dict[str, float]]:
     """Train on pairs of features of the same item.
 
     Args:
@@ -76,9 +72,7 @@ def train_joint_space(
         optimizer = torch.optim.AdamW(space.parameters(), lr=1e-3, weight_decay=0.05)
         for _ in progress(range(epochs), "joint space", unit="epoch"):
             for rows in train[torch.randperm(len(train))].split(_BATCH):
-                loss = contrastive_loss(
-                    space("text", text[rows]), space("image", image[rows]), space.log_scale.exp()
-                )
+                loss = contrastive_loss(space("text", text[rows]), space("image", image[rows]), space.log_scale.exp())
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

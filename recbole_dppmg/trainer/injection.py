@@ -30,10 +30,12 @@ class TextInjection:
         settings, head = state.settings, state.heads["text"]
         batches = _liked(state, "text", settings.text_inject_batch, settings.text_inject_steps, state.seed + 1)
 
+        attributes = {attribute for item in state.items for attribute in item.attributes}
+
         def loss(step: int, items: Tensor, tokens: list[PreferenceTokens]) -> Tensor:
             requests = state.requests(TextRequest, items, tokens)
             targets = [
-                teaching_target(r.item, *words_of(r.tokens, state.glossary), seed=step * len(requests) + n)
+                teaching_target(r.item, *words_of(r.tokens, state.glossary), step * len(requests) + n, attributes)
                 for n, r in enumerate(requests)
             ]
             return head.teaching_loss(requests, targets)

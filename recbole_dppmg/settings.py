@@ -95,6 +95,12 @@ class TextSettings(_Group):
     text_inject_batch: PositiveInt = Field(8, description="texts per teaching step")
     text_learning_rate: PositiveFloat = Field(5e-3, description="Adam's rate for the token rows")
     text_max_new_tokens: int = Field(48, ge=4, le=256, description="cap on an explanation's length, in LM tokens")
+    text_temperature: NonNegative = Field(0.3, description="of the draws among the LM's likeliest tokens; 0: none")
+    text_dtype: Literal["bfloat16", "float32", "float16"] = Field(
+        "bfloat16", description="number format of the LM; what is trained stays float32"
+    )
+    text_lora_rank: int = Field(0, ge=0, le=256, description="rank of a LoRA trained beside the token rows; 0: none")
+    text_4bit: bool = Field(False, description="load the LM in 4 bit (needs bitsandbytes)")
 
 
 class ImageSettings(_Group):

@@ -1,0 +1,319 @@
+"""A frozen causal language model with rows for preference tokens, and the two things asked of it: the
+log-probability of given completions, and completions.
+
+All prompts share their beginning (template and instruction): its keys and values are computed once. A prompt's
+own part is computed once for all completions of it. So a step costs what is new, not what is repeated.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_dppmg.assets import resolve
+from recbole_dppmg.errors import AssetError, ConfigError
+from recbole_dppmg.generators.prompts import Prompt, PromptBuilder
+from recbole_dppmg.generators.tokens import initial_rows, vocabulary
+
+_SPACES = ("Ġ", "▁", " ", "Ċ", "\n")  # how tokenizers spell a token that begins a word or a line
+_COMPACT = 0.75  # rows still writing, below which finished ones leave the batch
+
+
+@dataclass
+class Completions:
+    """Token ids int64 (N, T), right-padded, and bool (N, T): which were written, the end token included."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+@dataclass
+class _Context:
+    """What B prompts leave behind: keys and values, which positions count (B, P + M), next logits (B, V)."""
+
+    cache: Any
+    mask: Tensor
+    logits: Tensor
+
+
+class TokenLM:
+    """The model by directory or hub id, with `sum(L * K)` token rows; only these rows train (and a LoRA if asked).
+
+    The rows enter through peft's trainable indices, given as a list, which leaves tied embeddings tied. The output
+    side keeps its own weights: preference tokens are read and never written.
+
+    Raises:
+        AssetError: there is no such model, or it is no causal language model.
+        ConfigError: 4-bit loading is asked for and bitsandbytes is not installed.
+    """
+
+    def __init__(
+        self, name: str, codebooks: Mapping[str, Tensor], seed: int, dtype: str = "bfloat16",
+        lora_rank: int = 0, four_bit: bool = False,
+    ):
+        from peft import LoraConfig, TrainableTokensConfig, get_peft_model
+
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model, self.tokenizer = _load(name, getattr(torch, dtype), four_bit, self.device)
+        known = model.get_input_embeddings().weight[: len(self.tokenizer)]
+        self.names = vocabulary(codebooks)
+        rows = initial_rows(codebooks, known, seed)
+        self.tokenizer.add_tokens(self.names, special_tokens=True)
+        indices = self.tokenizer.convert_tokens_to_ids(self.names)
+        if len(self.tokenizer) > model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
+        output = model.get_output_embeddings()
+        with torch.no_grad():
+            model.get_input_embeddings().weight[indices] = rows.to(known.dtype)
+        model.requires_grad_(False)
+        if lora_rank:
+            config = LoraConfig(
+                r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear", trainable_token_indices=indices
+            )
+            torch.manual_seed(seed)
+        else:
+            config = TrainableTokensConfig(token_indices=indices)
+        self.model = get_peft_model(model, config).eval()
+        # peft wraps a tied output layer too; unwrapped, it is the frozen layer that it was
+        self.model.get_base_model().set_output_embeddings(output)
+        self.lora = bool(lora_rank)
+        self.embedding = self.model.get_base_model().get_input_embeddings()
+        with torch.no_grad():
+            self.rows.copy_(rows)  # in float32, whatever the model's format
+        self.prompts = PromptBuilder(self.tokenizer)
+
+    @property
+    def rows(self) -> nn.Parameter:
+        """The preference tokens' embeddings, float32 (N, D), as `vocabulary` orders them."""
+        return self.embedding.trainable_tokens_delta["default"]
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """Token ids that end an answer."""
+        named = self.model.get_base_model().generation_config.eos_token_id
+        named = named if isinstance(named, list) else [named]
+        return sorted({i for i in (*named, self.tokenizer.eos_token_id) if i is not None})
+
+    @cached_property
+    def _silent(self) -> Tensor:
+        """Ids that are never written: special, added and preference tokens, and rows without a token."""
+        width = self.model.get_base_model().get_output_embeddings().weight.shape[0]
+        added = {*self.tokenizer.all_special_ids, *self.tokenizer.get_added_vocab().values()}
+        silent = (added | set(range(len(self.tokenizer), width))) - set(self.ends)
+        return torch.tensor(sorted(silent), device=self.device)
+
+    @cached_property
+    def _sentence(self) -> tuple[Tensor, Tensor]:
+        """Which tokens end a sentence, and which begin a word: bool (V,) each."""
+        spelled = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
+        stops = [str(t).endswith((".", "!", "?")) for t in spelled]
+        begins = [str(t).startswith(_SPACES) for t in spelled]
+        return torch.tensor(stops, device=self.device), torch.tensor(begins, device=self.device)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The model as it came, without what was trained."""
+        with self.model.disable_adapter(), torch.no_grad():
+            yield
+
+    @contextmanager
+    def _merged(self) -> Iterator[None]:
+        """Rows written into the embedding while generating, so that a step does not copy the whole table."""
+        self.embedding.merge()
+        try:
+            yield
+        finally:
+            self.embedding.unmerge()
+
+    @cached_property
+    def _shared(self) -> Any:
+        """Keys and values of the beginning of all prompts, batch 1; no preference token stands there."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.get_base_model().config)
+        with self.frozen():
+            ids = torch.tensor([self.prompts.shared], device=self.device)
+            self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache
+
+    def _read(self, prompts: Sequence[Prompt]) -> _Context:
+        from transformers import DynamicCache
+
+        if self.lora or not self.prompts.shared:  # then the beginning is trained too
+            own, cache = [p.ids for p in prompts], DynamicCache(config=self.model.get_base_model().config)
+        else:
+            own, cache = [p.own for p in prompts], copy.deepcopy(self._shared)
+            cache.batch_repeat_interleave(len(prompts))
+        ids, mask = _padded(own, left=True, device=self.device)
+        before = len(prompts[0].ids) - len(own[0])
+        mask = torch.cat([mask.new_ones(len(ids), before), mask], 1)
+        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, before:]
+        out = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+            logits_to_keep=1,
+        )
+        return _Context(cache, mask, self._spoken(out.logits[:, -1]))
+
+    def _spoken(self, logits: Tensor) -> Tensor:
+        return logits.float().index_fill(-1, self._silent, -torch.inf)
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        # completions hold no preference token: the plain table is enough
+        return getattr(self.embedding, "base_layer", self.embedding)(ids)
+
+    def log_probs(
+        self, prompts: Sequence[Prompt], completions: Completions, temperature: float = 1.0
+    ) -> Tensor:
+        """Log-probabilities of completions, float32 (N, T), 0 where the mask is; gradient flows to the rows.
+
+        Args:
+            prompts: B of them; N is a multiple of B, completions of a prompt stand together.
+        """
+        ids, mask = completions.ids, completions.mask
+        context = self._read(prompts)
+        group = len(ids) // len(prompts)
+        logits, seen = context.logits, context.mask
+        if group > 1:
+            context.cache.batch_repeat_interleave(group)
+            logits, seen = logits.repeat_interleave(group, 0), seen.repeat_interleave(group, 0)
+        before = mask[:, :-1]
+        scores = [logits[mask[:, 0]]]
+        places = [mask[:, :1].nonzero()]
+        if before.shape[1]:
+            positions = seen.sum(1, keepdim=True) + torch.arange(before.shape[1], device=self.device)
+            out = self.model(
+                inputs_embeds=self._embedded(ids[:, :-1]), attention_mask=torch.cat([seen, before.long()], 1),
+                position_ids=positions, past_key_values=context.cache, use_cache=True,
+            )
+            scores.append(self._spoken(out.logits[mask[:, 1:]]))
+            places.append(mask[:, 1:].nonzero() + torch.tensor([0, 1], device=self.device))
+        logits, (row, column) = torch.cat(scores) / temperature, torch.cat(places).T
+        values = logits.gather(1, ids[row, column].unsqueeze(1)).squeeze(1) - logits.logsumexp(1)
+        return torch.zeros(ids.shape, device=self.device).index_put((row, column), values)
+
+    @torch.no_grad()
+    def complete(
+        self, prompts: Sequence[Prompt], chance: Tensor, temperature: float, top_k: int = 0, sentences: int = 2,
+        whole: bool = True,
+    ) -> Completions:
+        """Write completions of at most T tokens, up to the end token or to the given number of sentences.
+
+        Args:
+            prompts: B of them.
+            chance: float (N, T) in [0, 1), N a multiple of B: the draws. The same draws, the same texts.
+            temperature: 0 takes the likeliest token.
+            top_k: draw among so many tokens; 0: among all.
+            whole: do not end before the first sentence has.
+        """
+        with self._merged():
+            return self._complete(prompts, chance.to(self.device), temperature, top_k, sentences, whole)
+
+    def _complete(self, prompts, chance, temperature, top_k, sentences, whole) -> Completions:
+        context = self._read(prompts)
+        number, steps = chance.shape
+        group = number // len(prompts)
+        context.cache.batch_repeat_interleave(group)
+        logits, seen = context.logits.repeat_interleave(group, 0), context.mask.repeat_interleave(group, 0)
+        position = seen.sum(1, keepdim=True)
+        ids = torch.full((number, steps), self.ends[0], device=self.device)
+        mask = torch.zeros(number, steps, dtype=torch.bool, device=self.device)
+        alive = torch.arange(number, device=self.device)
+        stops, begins = self._sentence
+        ends = torch.tensor(self.ends, device=self.device)
+        told = torch.zeros(number, dtype=torch.long, device=self.device)
+        stopped = torch.zeros(number, dtype=torch.bool, device=self.device)
+        done = torch.zeros(number, dtype=torch.bool, device=self.device)
+        for step in range(steps):
+            if whole:  # no end before a first whole sentence
+                early = ((told + stopped.long()) < 1).unsqueeze(1)
+                logits[:, ends] = logits[:, ends].masked_fill(early, -torch.inf)
+            token = _draw(logits, chance[alive, step], temperature, top_k)
+            told = told + (stopped & begins[token])  # a stop counts once the next word begins
+            finished = torch.isin(token, ends)
+            keep = ~done & (told < sentences)
+            ids[alive[keep], step] = token[keep]
+            mask[alive[keep], step] = True
+            stopped = stops[token]
+            done = done | finished | (told >= sentences)
+            if step + 1 == steps or bool(done.all()):
+                break
+            left = (~done).nonzero().squeeze(1)
+            if len(left) < _COMPACT * len(done):
+                context.cache.batch_select_indices(left)
+                alive, seen, position, token = alive[left], seen[left], position[left], token[left]
+                told, stopped, done = told[left], stopped[left], done[left]
+            seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
+            out = self.model(
+                input_ids=token.unsqueeze(1), attention_mask=seen, position_ids=position,
+                past_key_values=context.cache, use_cache=True, logits_to_keep=1,
+            )
+            logits, position = self._spoken(out.logits[:, -1]), position + 1
+        width = max(1, int(mask.any(0).sum()))
+        return Completions(ids[:, :width], mask[:, :width])
+
+    def completions(self, texts: Sequence[str]) -> Completions:
+        """Given texts as completions, each with the end token."""
+        end = self.tokenizer.eos_token_id
+        ids, mask = _padded([[*row, end] for row in self.prompts.untrusted(texts)], left=False, device=self.device)
+        return Completions(ids, mask.bool())
+
+    def texts(self, completions: Completions) -> list[str]:
+        """What was written, as it follows the prompt: with a leading space where a new word begins."""
+        rows = [ids[m].tolist() for ids, m in zip(completions.ids, completions.mask, strict=True)]
+        decoded = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        begins = self._sentence[1].tolist()
+        return [
+            f" {text}" if row and begins[row[0]] and not text.startswith(" ") else text
+            for row, text in zip(rows, decoded, strict=True)
+        ]
+
+
+def _draw(logits: Tensor, chance: Tensor, temperature: float, top_k: int) -> Tensor:
+    """One token per row (N,) by inverse transform of `chance` (N,); likeliest first, so 0 is the likeliest."""
+    if not temperature:
+        return logits.argmax(-1)
+    values, order = logits.topk(top_k) if top_k else logits.sort(-1, descending=True)
+    cumulated = (values.double() / temperature).softmax(-1).cumsum(-1)
+    choice = (cumulated <= (chance.double() * cumulated[:, -1]).unsqueeze(1)).sum(-1)
+    return order.gather(1, choice.clamp_max(order.shape[1] - 1).unsqueeze(1)).squeeze(1)
+
+
+def _padded(rows: Sequence[Sequence[int]], left: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and mask, int64 (B, M) each."""
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    pad = nn.utils.rnn.pad_sequence
+    side = "left" if left else "right"
+    ids = pad(tensors, batch_first=True, padding_side=side)
+    mask = pad([torch.ones_like(t) for t in tensors], batch_first=True, padding_side=side)
+    return ids.to(device), mask.to(device)
+
+
+def _load(name: str, dtype: torch.dtype, four_bit: bool, device: torch.device) -> tuple[Any, Any]:
+    from importlib.util import find_spec
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, extra = resolve(name), {}
+    if four_bit:
+        if find_spec("bitsandbytes") is None:
+            raise ConfigError("text_4bit: needs the package bitsandbytes; install it, or leave the key out")
+        from transformers import BitsAndBytesConfig
+
+        extra["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **extra)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise AssetError(f"text_generator: {folder} is no causal language model of transformers ({reason})") from error
+    return (model if four_bit else model.to(device)), tokenizer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,18 +18,22 @@ from recbole_dppmg.generators.denoising import Denoiser
 from recbole_dppmg.generators.loading import load_backbone
 from recbole_dppmg.generators.pipelines import Backbone, Prompts
 from recbole_dppmg.generators.projector import TokenProjector
+from recbole_dppmg.generators.prompts import clean
 from recbole_dppmg.generators.unet_lora import add_lora, load_lora, save_lora
 from recbole_dppmg.settings import Settings
 from recbole_dppmg.types import ImageRequest, ImageResult, Item, PreferenceTokens
 
 _PROMPT_CHARACTERS = 300
 _CAPTIONS = ("a portrait of a woman", "The night train. Crime, Thriller.", "a red house by the sea", "Love.")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+|<[^<>\s]{1,40}>")
 
 
 def image_prompt(item: Item) -> str:
-    """What the pipeline is asked to draw: the item's text in one line, without what looks like a token."""
-    return " ".join(_UNPRINTABLE.sub(" ", item.text or item.title).split())[:_PROMPT_CHARACTERS]
+    """What the pipeline is asked to draw: the item's text as one line of plain words.
+
+    >>> image_prompt(Item("7", "Heat", "Heat (1995). Action, Crime."))
+    'Heat (1995). Action, Crime.'
+    """
+    return clean(item.text or item.title, _PROMPT_CHARACTERS)
 
 
 class DiffusionHead:

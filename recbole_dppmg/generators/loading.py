@@ -55,8 +55,8 @@ def load_backbone(model: str, dtype: torch.dtype, attention_slicing: bool = Fals
     if index.get("text_encoder", [None])[0] is None:
         conditioning = _conditioning(folder)
     for part in _PIPELINES[name]:
-        if not part.startswith("tokenizer") and index[part][0] is not None:
-            _check_weights(folder, part)
+        if index[part][0] is not None:
+            (_check_tokenizer if part.startswith("tokenizer") else _check_weights)(folder, part)
     try:
         pipeline = _load(folder, name, index, dtype)
         return Backbone(pipeline, conditioning, attention_slicing, offload)
@@ -148,11 +148,20 @@ def _check_weights(folder: Path, part: str) -> None:
     raise AssetError(f"image_generator: {folder / part} has no .safetensors weights; download it again")
 
 
+def _check_tokenizer(folder: Path, part: str) -> None:
+    # without these files transformers makes an empty vocabulary and says nothing
+    files = {path.name for path in (folder / part).glob("*")}
+    if "tokenizer.json" not in files and not {"vocab.json", "merges.txt"} <= files:
+        raise AssetError(
+            f"image_generator: {folder / part} lacks tokenizer.json, or vocab.json and merges.txt; download it again"
+        )
+
+
 def convert_command(folder: Path) -> str:
     """The shell command that turns a pipeline folder's pickled weights into safetensors beside it."""
     program = (
         f"from diffusers import DiffusionPipeline as P; "
-        f"P.from_pretrained({str(folder)!r}, use_safetensors=False, safety_checker=None)"
+        f"P.from_pretrained({str(folder)!r}, safety_checker=None)"
         f".save_pretrained({str(folder) + '-safetensors'!r})"
     )
     return f"python -c {shlex.quote(program)}"

@@ -10,7 +10,9 @@ from recbole_dppmg.errors import DPPMGError
 
 #: Verb: ("module:function", what it does). The function takes the arguments after the verb, raises DPPMGError for
 #: bad input, and returns the exit code. It is imported when it is wanted.
-VERBS: dict[str, tuple[str, str]] = {}
+VERBS: dict[str, tuple[str, str]] = {
+    "serve": ("recbole_dppmg.serving.main:main", "serve a bundle over HTTP, with a page"),
+}
 
 _USAGE = """\
 usage: run_dppmg.py [verb] [--model=DPPMG] [--dataset=ml-100k] [--config_files="a.yaml b.yaml"] [--key=value ...]
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(argv)
     except DPPMGError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
 
 from recbole_dppmg.artifacts import (
     check_manifest,
@@ -28,7 +27,7 @@ from recbole_dppmg.artifacts import (
     write_text,
 )
 from recbole_dppmg.errors import BundleError, DataError
-from recbole_dppmg.generators.base import build_head
+from recbole_dppmg.generators.base import Catalogue, build_head
 from recbole_dppmg.model.joint_space import JointSpace
 from recbole_dppmg.model.space import PreferenceSpace
 from recbole_dppmg.settings import Settings
@@ -171,7 +170,7 @@ class Bundle:
             user_ids=users["id"],
             recent=users["recent"],
             glossary=glossary,
-            heads=_LazyHeads(folder, heads, settings, space.codebooks, config["seed"]),
+            heads=_LazyHeads(folder, heads, settings, config["seed"], Catalogue(space, items, glossary)),
             joint=JointSpace.from_tensors(load_tensors(joint)) if joint.is_file() else None,
         )
 
@@ -189,11 +188,11 @@ class _LazyHeads(Mapping):
         folder: Path,
         names: Mapping[str, str],
         settings: Settings,
-        codebooks: Mapping[str, Tensor],
         seed: int,
+        catalogue: Catalogue,
     ):
         self._folder, self._names, self._loaded = folder, dict(names), {}
-        self._arguments = (codebooks, settings, seed)
+        self._arguments = (catalogue.space.codebooks, settings, seed, catalogue)
 
     def __getitem__(self, modality: str):
         if modality not in self._loaded:

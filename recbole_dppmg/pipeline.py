@@ -19,7 +19,7 @@ from recbole_dppmg.data.images import DRAWN
 from recbole_dppmg.errors import ConfigError, DataError
 from recbole_dppmg.evaluation.cards import choose_users, make_cards
 from recbole_dppmg.evaluation.report import model_card, write_report
-from recbole_dppmg.generators.base import build_head
+from recbole_dppmg.generators.base import Catalogue, build_head
 from recbole_dppmg.keys import properties_dir, read_yaml
 from recbole_dppmg.model.dppmg import DPPMG
 from recbole_dppmg.model.glossary import build_glossary
@@ -208,7 +208,9 @@ def _train_generators(state: RunState, run: Run) -> None:
 
     for modality in _heads(state.items):
         name = getattr(settings, f"{modality}_head")
-        state.heads[modality] = build_head(modality, name, state.space.codebooks, settings, state.seed)
+        catalogue = Catalogue(state.space, state.items, state.glossary)
+        head = build_head(modality, name, state.space.codebooks, settings, state.seed, catalogue)
+        state.heads[modality] = head
         phase = {"text": TextInjection, "image": ImageInjection}[modality]()
         steps = getattr(settings, f"{modality}_inject_steps")
         with run.phase(f"injection.{modality}", f"teach the tokens to {name} in {steps} steps") as done:

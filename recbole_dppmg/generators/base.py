@@ -7,23 +7,40 @@ the same output.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from recbole_dppmg.errors import ConfigError
-from recbole_dppmg.types import ImageRequest, ImageResult, TextRequest, TextResult
+from recbole_dppmg.types import ImageRequest, ImageResult, Item, TextRequest, TextResult
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from recbole_dppmg.model.space import PreferenceSpace
+
 HEADS = {
     "text": {
         "causal_lm": "recbole_dppmg.generators.causal_lm:CausalLMHead",
+        "openai": "recbole_dppmg.generators.openai:OpenAIHead",
         "template": "recbole_dppmg.generators.baselines:TemplateHead",
     },
-    "image": {"diffusion": "recbole_dppmg.generators.diffusion:DiffusionHead"},
+    "image": {
+        "diffusion": "recbole_dppmg.generators.diffusion:DiffusionHead",
+        "nearest": "recbole_dppmg.generators.baselines:NearestHead",
+    },
 }
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a head may want to know beside the codebooks: where items lie, their content by row, and what each
+    token stands for. A head that has a method `attach(catalogue)` is given it after it is built."""
+
+    space: PreferenceSpace
+    items: Sequence[Item]
+    glossary: Mapping[str, Mapping[str, list[str]]]
 
 
 class _Head(Protocol):
@@ -62,7 +79,10 @@ class ImageHead(_Head, Protocol):
         ...
 
 
-def build_head(modality: str, name: str, codebooks: Mapping[str, Tensor], settings: Any, seed: int) -> Any:
+def build_head(
+    modality: str, name: str, codebooks: Mapping[str, Tensor], settings: Any, seed: int,
+    catalogue: Catalogue | None = None,
+) -> Any:
     """An untrained head by its name in `HEADS`, or a class of yours as `pkg.mod:Class`.
 
     The class is called as `Class(model, codebooks, settings, seed)`, where `model` is the setting
@@ -80,4 +100,7 @@ def build_head(modality: str, name: str, codebooks: Mapping[str, Tensor], settin
         head = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{modality} head '{path}' cannot be imported ({error}); check its name") from error
-    return head(getattr(settings, f"{modality}_generator"), codebooks, settings, seed)
+    built = head(getattr(settings, f"{modality}_generator"), codebooks, settings, seed)
+    if catalogue is not None and hasattr(built, "attach"):
+        built.attach(catalogue)
+    return built

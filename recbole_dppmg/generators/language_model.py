@@ -43,6 +43,34 @@ class _Context:
     logits: Tensor
 
 
+class _Output(nn.Module):
+    """The model's output layer, applied to the positions that count: one plain matrix product, where the layer on a
+    padded batch would copy its weight for each row in the backward pass."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+        self._mask: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        return self.layer.weight
+
+    @contextmanager
+    def only(self, mask: Tensor) -> Iterator[None]:
+        """Within, states (B, T, D) give logits of the True positions of `mask` (B, T) alone: (M, V)."""
+        self._mask = mask
+        try:
+            yield
+        finally:
+            self._mask = None
+
+    def forward(self, states: Tensor) -> Tensor:
+        if self._mask is not None:
+            return self.layer(states[self._mask])
+        return self.layer(states.flatten(0, 1)).unflatten(0, states.shape[:2])
+
+
 class TokenLM:
     """The model by directory or hub id, with `sum(L * K)` token rows; only these rows train (and a LoRA if asked).
 
@@ -82,7 +110,8 @@ class TokenLM:
             config = TrainableTokensConfig(token_indices=indices)
         self.model = get_peft_model(model, config).eval()
         # peft wraps a tied output layer too; unwrapped, it is the frozen layer that it was
-        self.model.get_base_model().set_output_embeddings(output)
+        self._output = _Output(output)
+        self.model.get_base_model().set_output_embeddings(self._output)
         self.lora = bool(lora_rank)
         self.embedding = self.model.get_base_model().get_input_embeddings()
         with torch.no_grad():
@@ -191,11 +220,12 @@ class TokenLM:
         places = [mask[:, :1].nonzero()]
         if before.shape[1]:
             positions = seen.sum(1, keepdim=True) + torch.arange(before.shape[1], device=self.device)
-            out = self.model(
-                inputs_embeds=self._embedded(ids[:, :-1]), attention_mask=torch.cat([seen, before.long()], 1),
-                position_ids=positions, past_key_values=context.cache, use_cache=True,
-            )
-            scores.append(self._spoken(out.logits[mask[:, 1:]]))
+            with self._output.only(mask[:, 1:]):
+                out = self.model(
+                    inputs_embeds=self._embedded(ids[:, :-1]), attention_mask=torch.cat([seen, before.long()], 1),
+                    position_ids=positions, past_key_values=context.cache, use_cache=True,
+                )
+            scores.append(self._spoken(out.logits))
             places.append(mask[:, 1:].nonzero() + torch.tensor([0, 1], device=self.device))
         logits, (row, column) = torch.cat(scores) / temperature, torch.cat(places).T
         values = logits.gather(1, ids[row, column].unsqueeze(1)).squeeze(1) - logits.logsumexp(1)
@@ -310,6 +340,8 @@ def _load(name: str, dtype: torch.dtype, four_bit: bool, device: torch.device) -
         from transformers import BitsAndBytesConfig
 
         extra["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype)
+    if device.type == "cpu":
+        extra["attn_implementation"] = "eager"  # measured: the fused kernel's backward pass is slower there
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **extra)

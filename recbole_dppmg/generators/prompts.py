@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,7 +172,7 @@ def _render(tokenizer: Any) -> str:
     raise DataError("the text generator's chat template does not show a user's message; take another model")
 
 
-def spoken(item: Item, words: Mapping[str, Sequence[str]] | Sequence[str]) -> str:
+def spoken(item: Item, words: Sequence[str]) -> str:
     """The same prompt in plain words, for a generator that takes no preference tokens."""
     rows = [f"{label}: {text}" for label, text in facts(item)]
     tastes = list(dict.fromkeys(clean(word, 40) for word in words))

@@ -97,9 +97,8 @@ def _run_dppmg(config: DPPMGConfig, run: Run) -> None:
     settings = config.settings
     with run.phase("data", f"read and split {config['dataset']}") as done:
         data = prepare(config)
-        done(
-            f"{data.dataset.user_num - 1} users, {data.dataset.item_num - 1} items, {data.dataset.inter_num} interactions"
-        )
+        users, items = data.dataset.user_num - 1, data.dataset.item_num - 1
+        done(f"{users} users, {items} items, {data.dataset.inter_num} interactions")
     features = _features(config, data, run)
 
     init_seed(config["seed"], config["reproducibility"])
@@ -211,16 +210,23 @@ def _train_generators(state: RunState, run: Run) -> None:
         catalogue = Catalogue(state.space, state.items, state.glossary)
         head = build_head(modality, name, state.space.codebooks, settings, state.seed, catalogue)
         state.heads[modality] = head
+        if not head.parameters():
+            logger.info("injection.%s: %s has nothing to teach", modality, name)
+            continue
         phase = {"text": TextInjection, "image": ImageInjection}[modality]()
         steps = getattr(settings, f"{modality}_inject_steps")
         with run.phase(f"injection.{modality}", f"teach the tokens to {name} in {steps} steps") as done:
             phase.fit(state)
             done(run.first_last(phase.name))
-    if "reward" in settings.train_phases:
-        with run.phase("reward", f"{settings.reward_steps} steps for personal and consistent cards") as done:
-            RewardPhase().fit(state)
-            for modality in state.heads:
-                done(run.first_last(f"reward.{modality}.total"))
+    if "reward" not in settings.train_phases:
+        return
+    if fixed := [head.name for head in state.heads.values() if not head.parameters()]:
+        logger.info("reward: left out, %s has nothing to reward", fixed[0])
+        return
+    with run.phase("reward", f"{settings.reward_steps} steps for personal and consistent cards") as done:
+        RewardPhase().fit(state)
+        for modality in state.heads:
+            done(run.first_last(f"reward.{modality}.total"))
 
 
 def _config_beside(config: DPPMGConfig, model: str) -> DPPMGConfig:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import arguments, make_keys
+from PIL import Image
+from tiny_runs import arguments, make_keys
 
 from recbole_dppmg.cli import main
 from recbole_dppmg.config import DPPMGConfig
@@ -55,6 +56,61 @@ def test_preference_alone(keys, here):
     assert run.data.metrics["ranking.test.ndcg_10"] == pytest.approx(metrics["ranking.test.ndcg@10"])
     log = (folder / "log.txt").read_text()
     assert "preference: done in" in log and "\x1b" not in log
+
+
+@pytest.fixture(scope="module")
+def whole(keys, tmp_path_factory):
+    """The folder of a run through all phases with tiny real generators."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("whole"))
+        return run_from_arguments(arguments(keys, report_users=3, report_cards=2)).parent.resolve()
+
+
+def test_losses_fall_and_rewards_rise_in_every_phase(whole):
+    metrics = json.loads((whole / "metrics.json").read_text())
+    for name in ("preference.loss", "injection.text.loss", "injection.image.loss"):
+        assert metrics[f"{name}.last"] < metrics[f"{name}.first"], name
+    for name in ("reward.text.total", "reward.image.total"):
+        assert metrics[f"{name}.last"] > metrics[f"{name}.first"], name
+
+
+def test_cards_have_everything(whole):
+    cards = [json.loads(line) for line in (whole / "cards.jsonl").read_text().splitlines()]
+    assert len(cards) == 6
+    for card in cards:
+        assert card["error"] is None and card["text"].startswith("Film ")
+        assert Image.open(whole / card["image"]).size == (16, 16)
+        assert {m: len(names) for m, names in card["tokens"].items()} == {"text": 4, "image": 4}
+        assert set(card["scores"]) == {
+            "personalization.text", "personalization.image", "consistency", "fidelity.text", "fidelity.image",
+        }  # fmt: skip
+    report = (whole / "report.html").read_text()
+    assert all(card["text"].split(".")[0] in report for card in cards)
+    assert "http://" not in report and "https://" not in report and "<script" not in report
+
+
+def test_the_bundle_makes_the_same_cards(whole, tmp_path):
+    from recbole_dppmg.bundle import Bundle
+    from recbole_dppmg.evaluation.cards import choose_users, make_cards
+
+    bundle = Bundle.from_pretrained(whole / "bundle")
+    make_cards(bundle, choose_users(bundle, 3, bundle.seed), 2, tmp_path, bundle.seed)
+    assert (tmp_path / "cards.jsonl").read_text() == (whole / "cards.jsonl").read_text()
+    for image in (whole / "images").iterdir():
+        assert (tmp_path / "images" / image.name).read_bytes() == image.read_bytes()
+
+
+def test_the_same_seed_gives_the_same_numbers_and_images(keys, whole):
+    again = run_from_arguments(arguments(keys, report_users=3, report_cards=2)).parent
+
+    def timeless(folder):
+        metrics = json.loads((folder / "metrics.json").read_text())
+        return {name: value for name, value in metrics.items() if not name.startswith("time.")}
+
+    assert timeless(again) == timeless(whole)
+    assert (again / "cards.jsonl").read_text() == (whole / "cards.jsonl").read_text()
+    for image in (whole / "images").iterdir():
+        assert (again / "images" / image.name).read_bytes() == image.read_bytes()
 
 
 def test_the_stored_configuration_is_that_of_the_run(keys, here):

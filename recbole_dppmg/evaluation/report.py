@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from recbole_dppmg.artifacts import write_text
 from recbole_dppmg.bundle import Bundle
 from recbole_dppmg.data.images import open_image
@@ -21,17 +23,19 @@ _CURVES = (
     ("Reward, image", "reward.image.total", "total reward by step"),
 )
 _MEASURED = ("quantizer.", "injection.", "reward.", "joint.")
+_FIRST = ("ndcg", "recall", "mrr", "hit", "precision")  # of the ranking table's columns
 _HISTORY = 8
 _THUMBNAIL = 128
 
 
 @dataclass
 class Curve:
-    """A line drawn as SVG in a 300 x 120 box."""
+    """A line drawn as SVG in a 300 x 120 box: the values as they are, and their moving average."""
 
     title: str
     caption: str
     points: str
+    smooth: str
     first: float
     last: float
 
@@ -64,10 +68,10 @@ def write_report(
         about=about,
         ranking=ranking_table(metrics, about["model"]),
         quantizer=quantizer_table(metrics),
-        curves=[_curve(*curve, history[curve[1]]) for curve in _curves(history)],
+        curves=_curves(history),
         joint={name: value for name, value in metrics.items() if name.startswith("joint.")},
         times={n.removeprefix("time.").removesuffix("_s"): v for n, v in metrics.items() if n.startswith("time.")},
-        kept=metrics.get("quantizer.kept.ndcg@20"),
+        metrics=metrics,
         glossary=_glossary(bundle) if bundle else {},
         users=_users(bundle, cards, path.parent) if bundle else [],
     )
@@ -109,33 +113,48 @@ def ranking_table(metrics: Mapping[str, float], model: str) -> tuple[list[str], 
         parts = name.split(".")
         if parts[0] == "ranking" and "test" in parts:
             rows.setdefault(model if parts[1] == "test" else parts[1], {})[parts[-1]] = value
-    columns = [name for name in next(iter(rows.values()), {}) if all(name in row for row in rows.values())]
+    shared = set.intersection(*map(set, rows.values())) if rows else set()
+    first = {name: n for n, name in enumerate(_FIRST)}
+    columns = sorted(shared, key=lambda name: (first.get(name.split("@")[0], len(first)), len(name), name))
     order = sorted(rows, key=lambda model: -rows[model].get("ndcg@20", rows[model].get("ndcg@10", 0)))
     return columns, [(model, [rows[model][c] for c in columns]) for model in order]
 
 
-def quantizer_table(metrics: Mapping[str, float]) -> list[tuple[str, int, float, float]]:
-    """(modality, level, utilization, perplexity / K) per codebook."""
-    rows = []
+def quantizer_table(metrics: Mapping[str, float]) -> list[tuple[str, list[tuple[float, float]]]]:
+    """Per modality, coarse to fine: utilization and perplexity / K of each codebook."""
+    found: dict[str, dict[int, tuple[float, float]]] = {}
     for name, value in metrics.items():
         parts = name.split(".")
         if len(parts) == 4 and parts[0] == "quantizer" and parts[2] == "utilization":
-            rows.append((parts[1], int(parts[3]), value, metrics[f"quantizer.{parts[1]}.perplexity.{parts[3]}"]))
-    return rows
+            perplexity = metrics[f"quantizer.{parts[1]}.perplexity.{parts[3]}"]
+            found.setdefault(parts[1], {})[int(parts[3])] = (value, perplexity)
+    return [(m, [levels[n] for n in sorted(levels)]) for m, levels in sorted(found.items(), reverse=True)]
 
 
-def _curves(history: Mapping[str, Sequence]) -> list[tuple[str, str, str]]:
+def _curves(history: Mapping[str, Sequence[tuple[int, float]]]) -> list[Curve]:
+    """What was learned: DPPMG's losses and rewards, their terms, and the losses of models beside it."""
     known = [curve for curve in _CURVES if history.get(curve[1])]
-    losses = [name for name in history if name.endswith(".loss") and name not in {curve[1] for curve in _CURVES}]
-    return known + [(name.removesuffix(".loss"), name, "loss by epoch") for name in losses]
+    drawn = {name for _, name, _ in known}
+    terms = [n for n in history if n.startswith("reward.") and n not in drawn]
+    known += [(n.split(".")[2].capitalize(), n, f"of the {n.split('.')[1]}s, by step") for n in sorted(terms)]
+    losses = [n for n in history if n.endswith(".loss") and n not in drawn and len(history[n]) > 1]
+    known += [(name.removesuffix(".loss"), name, "loss by epoch") for name in losses]
+    return [_curve(title, caption, [value for _, value in history[name]]) for title, name, caption in known]
 
 
-def _curve(title: str, name: str, caption: str, history: Sequence[tuple[int, float]]) -> Curve:
-    values = [value for _, value in history]
-    low, high = min(values), max(values)
-    width, height, spread = 300 / max(1, len(values) - 1), 108, (high - low) or 1.0
-    points = " ".join(f"{n * width:.1f},{6 + (high - v) / spread * height:.1f}" for n, v in enumerate(values))
-    return Curve(title, caption, points, values[0], values[-1])
+def _curve(title: str, caption: str, values: Sequence[float]) -> Curve:
+    array = np.asarray(values)
+    low, spread = array.min(), np.ptp(array) or 1.0
+    window = max(1, len(array) // 10)
+    near = np.convolve(
+        np.pad(array, (window // 2, (window - 1) // 2), mode="edge"), np.full(window, 1 / window), "valid"
+    )
+
+    def line(table: np.ndarray) -> str:
+        x = np.linspace(0, 300, len(table))
+        return " ".join(f"{a:.1f},{114 - 108 * (b - low) / spread:.1f}" for a, b in zip(x, table, strict=True))
+
+    return Curve(title, caption, line(array), line(near), near[0], near[-1])
 
 
 def _glossary(bundle: Bundle) -> dict[str, list[tuple[str, list[str], list[str]]]]:

@@ -30,12 +30,10 @@ class TextInjection:
         settings, head = state.settings, state.heads["text"]
         batches = _liked(state, "text", settings.text_inject_batch, settings.text_inject_steps, state.seed + 1)
 
-        attributes = {attribute for item in state.items for attribute in item.attributes}
-
-        def loss(step: int, items: Tensor, tokens: list[PreferenceTokens]) -> Tensor:
+        def loss(draw: int, items: Tensor, tokens: list[PreferenceTokens]) -> Tensor:
             requests = state.requests(TextRequest, items, tokens)
             targets = [
-                teaching_target(r.item, *words_of(r.tokens, state.glossary), step * len(requests) + n, attributes)
+                teaching_target(r.item, *words_of(r.tokens, state.glossary), seed=draw * len(requests) + n)
                 for n, r in enumerate(requests)
             ]
             return head.teaching_loss(requests, targets)
@@ -53,11 +51,11 @@ class ImageInjection:
         """Train `state.heads["image"]` for `image_inject_steps` steps; logs `injection.image.loss`."""
         settings, head = state.settings, state.heads["image"]
         batches = _liked(state, "image", settings.image_inject_batch, settings.image_inject_steps, state.seed + 2)
-        generator = torch.Generator().manual_seed(state.seed + 3)
 
-        def loss(step: int, items: Tensor, tokens: list[PreferenceTokens]) -> Tensor:
+        def loss(draw: int, items: Tensor, tokens: list[PreferenceTokens]) -> Tensor:
             requests = state.requests(ImageRequest, items, tokens)
             images = load_batch([request.item.image for request in requests], head.size)
+            generator = torch.Generator().manual_seed((state.seed + 3) * 1_000_003 + draw)
             return head.teaching_loss(requests, images, generator)
 
         rate, steps = settings.image_learning_rate, settings.image_inject_steps
@@ -75,14 +73,19 @@ def words_of(tokens: PreferenceTokens, glossary: dict[str, dict[str, list[str]]]
 
 def _liked(
     state: RunState, modality: str, batch: int, steps: int, seed: int
-) -> Iterator[tuple[Tensor, list[PreferenceTokens]]]:
+) -> Iterator[tuple[int, Tensor, list[PreferenceTokens]]]:
     """Random liked items that show the modality, int64 (batch,), with the leave-one-out tokens of the user who
-    liked each."""
+    liked each, and the number of the draw.
+
+    The last tenth of the steps repeats the draws of the first, so that a fall of the loss can be read off without
+    the examples' own differences.
+    """
     pairs = state.pairs[state.shown(modality)[state.pairs[:, 1]]]
-    draws = torch.randint(len(pairs), (steps, batch), generator=torch.Generator().manual_seed(seed))
-    for rows in draws:
-        users, items = pairs[rows].T
-        yield items, as_tokens(state.space.leave_one_out(users, items))
+    fresh = max(1, steps - max(1, steps // 10))
+    draws = torch.randint(len(pairs), (fresh, batch), generator=torch.Generator().manual_seed(seed))
+    for step in range(steps):
+        users, items = pairs[draws[step % fresh]].T
+        yield step % fresh, items, as_tokens(state.space.leave_one_out(users, items))
 
 
 def _optimise(
@@ -90,8 +93,8 @@ def _optimise(
 ) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / _WARMUP))
-    for step, (items, tokens) in enumerate(progress(batches, name.removesuffix(".loss"), total=steps)):
-        loss = loss_of(step, items, tokens)
+    for step, drawn in enumerate(progress(batches, name.removesuffix(".loss"), total=steps)):
+        loss = loss_of(*drawn)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

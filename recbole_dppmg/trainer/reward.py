@@ -36,15 +36,24 @@ class Terms:
         """(B, G), each term normalised within its group."""
         return combine(self.values, self.weights)
 
-    def logged(self, modality: str) -> dict[str, Tensor]:
-        """Mean of each raw term, and of their weighted sum."""
-        means = {name: value.detach().mean() for name, value in self.values.items()}
-        total = sum(self.weights[name] * mean for name, mean in means.items())
-        return {f"reward.{modality}.{name}": mean for name, mean in (means | {"total": total}).items()}
+    def detached(self) -> Terms:
+        """The same without gradient."""
+        return Terms({name: value.detach() for name, value in self.values.items()}, self.weights)
+
+
+def totals(steps: list[Terms]) -> Tensor:
+    """The total reward by step, float32 (S,): the weighted sum of the terms' means, each in units of its spread
+    within a group, as in `combine`, but with the same unit at every step, so that steps can be compared."""
+    total = torch.zeros(len(steps))
+    for name, weight in steps[0].weights.items():
+        values = torch.stack([terms.values[name] for terms in steps])  # (S, B, G)
+        total += weight * values.mean((1, 2)) / values.std(-1).mean().clamp_min(1e-6)
+    return total
 
 
 class RewardPhase:
-    """Fine-tunes the token-associated parameters of both heads; logs each term of the reward by step."""
+    """Fine-tunes the token-associated parameters of both heads; logs each term of the reward by step, and in the
+    end their `total`, see `totals`."""
 
     def fit(self, state: RunState) -> None:
         """Train `state.joint` on the items with text and image, then both heads for `reward_steps` steps."""
@@ -84,6 +93,7 @@ class RewardPhase:
             image_head.parameters(), lr=settings.reward_image_learning_rate, weight_decay=0.0
         )
         generator = torch.Generator().manual_seed(state.seed + 5)
+        done: dict[str, list[Terms]] = {"text": [], "image": []}
         for step, (users, items) in enumerate(progress(batches, "reward")):
             # mirrored steps share the seed too: the same noise, the same draws
             seed = state.seed + min(step, len(batches) - 1 - step)
@@ -98,8 +108,15 @@ class RewardPhase:
             loss = -image_terms.reward().mean() + settings.reward_drift * drift
             loss = loss + settings.reward_replay * self._replay(image_head, generator)
             _step(image_optimizer, image_head.parameters(), loss)
-            state.tracker.log(text_terms.logged("text") | image_terms.logged("image"), step)
+            for modality, terms in (("text", text_terms), ("image", image_terms)):
+                done[modality].append(terms.detached())
+                state.tracker.log(
+                    {f"reward.{modality}.{n}": v.mean() for n, v in done[modality][-1].values.items()}, step
+                )
             state.tracker.log({"reward.image.drift": drift}, step)
+        for modality, terms in done.items():
+            for step, total in enumerate(totals(terms)):
+                state.tracker.log({f"reward.{modality}.total": total}, step)
 
     def score(
         self, users: Tensor, items: Tensor, texts: list[str], images: Tensor, fluency: Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import tiny_models
+import tiny_encoders
 import torch
 from PIL import Image
 from preference_data import ITEMS, write_dataset
@@ -25,12 +25,13 @@ def write_images(folder: Path) -> Path:
 
 def make_models(folder: Path) -> dict[str, str]:
     """Keys that name tiny encoders and generators."""
-    from generators.tiny_pipelines import save_sd
+    from tiny_language_models import save_language_model
+    from tiny_pipelines import save_sd
 
     return {
-        "text_encoder": str(tiny_models.save_text_encoder(folder / "bert")),
-        "image_encoder": str(tiny_models.save_image_encoder(folder / "vit")),
-        "text_generator": str(tiny_models.save_language_model(folder / "lm")),
+        "text_encoder": str(tiny_encoders.save_text_encoder(folder / "bert")),
+        "image_encoder": str(tiny_encoders.save_image_encoder(folder / "vit")),
+        "text_generator": str(save_language_model(folder / "lm")),
         "image_generator": str(save_sd(folder / "sd")),
     }
 

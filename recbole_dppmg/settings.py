@@ -61,7 +61,13 @@ class PreferenceSettings(_Group):
     """Stage 1: the modal-specific graph neural network and its quantizer."""
 
     n_layers: PositiveInt = Field(3, description="user-item propagation layers (LightGCN)")
-    knn_k: PositiveInt = Field(10, description="neighbours in each modality's item-item graph (FREEDOM)")
+    modalities: list[Literal["text", "image"]] = Field(
+        ["text", "image"], description="contents of items that preferences are learned in, beside the interactions"
+    )
+    recency: NonNegative = Field(
+        10.0, description="later items after which a liked one counts e times less, in splits by time; 0: never"
+    )
+    knn_k: int = Field(10, ge=0, description="neighbours in each modality's item-item graph (FREEDOM); 0: no graph")
     delta_dropout: Fraction = Field(0.0, description="share of users whose free id vector is dropped in a step")
     modality_delta_dropout: Fraction = Field(
         0.8, description="the same in text and image; high, so that tokens follow from the items liked"
@@ -101,6 +107,13 @@ class TextSettings(_Group):
     )
     text_lora_rank: int = Field(0, ge=0, le=256, description="rank of a LoRA trained beside the token rows; 0: none")
     text_4bit: bool = Field(False, description="load the LM in 4 bit (needs bitsandbytes)")
+    openai_base_url: str = Field("http://127.0.0.1:8000/v1", description="endpoint of text_head openai")
+    openai_key_variable: str = Field("OPENAI_API_KEY", description="environment variable with the endpoint's key")
+    openai_timeout: PositiveFloat = Field(60.0, description="seconds to wait for an answer")
+    openai_retries: int = Field(4, ge=0, le=20, description="further tries after 429, 5xx, a hang or a broken answer")
+    openai_backoff: PositiveFloat = Field(0.5, description="seconds before the second try; doubled for each further")
+    openai_concurrency: int = Field(4, ge=1, le=64, description="requests at a time")
+    openai_per_minute: PositiveInt | None = Field(None, description="cap on requests a minute; empty: none")
 
 
 class ImageSettings(_Group):
@@ -113,6 +126,7 @@ class ImageSettings(_Group):
     image_learning_rate: PositiveFloat = Field(1e-3, description="Adam's rate for the token projector")
     preference_dropout: Fraction = Field(0.1, description="share of teaching examples without preference")
     both_dropout: Fraction = Field(0.05, description="share without preference and without text")
+    text_dropout: Fraction = Field(0.3, description="share with preference but without text")
     sampling_steps: PositiveInt = Field(20, description="denoising steps of a generated image")
     guidance_text: NonNegative = Field(5.0, description="guidance scale of the item's text")
     guidance_preference: NonNegative = Field(2.0, description="guidance scale of the preference tokens")

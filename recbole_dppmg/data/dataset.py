@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recbole_dppmg.data.content import read_items
 from recbole_dppmg.data.features import item_features
+from recbole_dppmg.data.given import given_features
 from recbole_dppmg.data.images import locate_images
 from recbole_dppmg.settings import ContentSettings, group_of
 from recbole_dppmg.types import Item
@@ -37,7 +38,12 @@ class DPPMGDataset(Dataset):
     def item_features(self, modality: str) -> tuple[Tensor, Tensor]:
         """Frozen features float32 (n_items, D) and a bool mask (n_items,) of the items that have any."""
         if modality not in self._content:
-            self._content[modality] = item_features(
-                self.items, modality, group_of(ContentSettings, self.config)
-            )
+            settings, folder = group_of(ContentSettings, self.config), Path(self.dataset_path)
+            given = settings.text_features if modality == "text" else settings.image_features
+            if given:
+                index = folder / settings.feature_index if settings.feature_index else None
+                ids = [str(token) for token in self.field2id_token[self.iid_field]]
+                self._content[modality] = given_features(folder / given, index, ids)
+            else:
+                self._content[modality] = item_features(self.items, modality, settings)
         return self._content[modality]

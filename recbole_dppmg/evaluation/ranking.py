@@ -1,6 +1,6 @@
 """Full-sort ranking metrics with RecBole's definitions, in whole arrays.
 
-One block of users at a time: score every item, take out the history, `topk`, look the hits up.
+One block of users at a time: score every item, take out the history, `topk`; then look the hits up.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recbole_dppmg.data.lists import ItemLists
 
-_BUDGET = 2**28  # bytes for a block of scores with its masks
+_BUDGET = 2**26  # bytes for a block of scores; larger ones only leave the cache behind
 
 
 @dataclass(frozen=True)
@@ -41,27 +41,34 @@ class RankingTask:
 
     def to(self, device: torch.device) -> RankingTask:
         """A copy on the device."""
-        return RankingTask(
-            self.users.to(device), self.positives.to(device), self.history.to(device), self.n_items
-        )
+        return RankingTask(self.users.to(device), self.positives.to(device), self.history.to(device), self.n_items)
 
 
 @torch.no_grad()
-def hits(scores: Callable[[Tensor], Tensor], task: RankingTask, k: int) -> Tensor:
-    """Which of each user's k best items are positives: bool (E, k), best first.
+def best_items(scores: Callable[[Tensor], Tensor], task: RankingTask, k: int) -> Tensor:
+    """Each user's k best items that are not history: int64 (E, k), best first.
 
     Args:
         scores: maps users, int64 (B,), to a new float (B, I) that may be overwritten.
     """
-    rows = max(1, _BUDGET // (8 * task.n_items))
-    found = []
+    rows = max(1, _BUDGET // (4 * task.n_items))
+    best = []
     for block in torch.arange(len(task.users), device=task.users.device).split(rows):
         table = task.history.take(block).mask_(scores(task.users[block]))
         table[:, 0] = -torch.inf  # padding
-        best = table.topk(min(k, task.n_items), dim=1).indices
-        positive = torch.zeros_like(table, dtype=torch.bool)
-        found.append(task.positives.take(block).mask_(positive, True).gather(1, best))
-    return torch.cat(found)
+        best.append(table.topk(min(k, task.n_items), dim=1).indices)
+    return torch.cat(best)
+
+
+@torch.no_grad()
+def hits(scores: Callable[[Tensor], Tensor], task: RankingTask, k: int) -> Tensor:
+    """Which of each user's k best items are positives: bool (E, k), best first; `scores` as in `best_items`."""
+    best, positives = best_items(scores, task, k), task.positives
+    # pairs as numbers: both sides ascend with the row, so one binary search finds all
+    known = positives.rows * task.n_items + positives.items
+    asked = torch.arange(len(best), device=best.device).unsqueeze(1) * task.n_items + best
+    place = torch.searchsorted(known, asked).clamp_max(len(known) - 1)
+    return known[place] == asked
 
 
 def ranking_metrics(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_dppmg.data.graph import knn_graph, user_item_graph
-from recbole_dppmg.data.lists import ItemLists
+from recbole_dppmg.data.lists import ItemLists, recency_weights
 from recbole_dppmg.data.sampling import SharedNegatives
 from recbole_dppmg.model import codes as residual
 from recbole_dppmg.model.layers import ContentProjection
@@ -24,7 +24,6 @@ from recbole_dppmg.model.losses import alignment_loss, sampled_softmax_loss, sof
 from recbole_dppmg.model.quantizer import Quantizer, default_codes
 from recbole_dppmg.model.space import PreferenceSpace
 from recbole_dppmg.settings import PreferenceSettings, group_of
-from recbole_dppmg.types import MODALITIES
 
 _NEGATIVES = 16  # at least, where items are sampled
 _ALIGNED = 512  # items per step in the text-image alignment
@@ -33,18 +32,20 @@ _ALIGNED = 512  # items per step in the text-image alignment
 @dataclass(frozen=True)
 class Encoded:
     """Per channel: `user` (U, d) and `item` (I, d), rows of unit length; `start` (I, d), where items start;
-    `travelled` (I, d), what a user takes from each item by propagation."""
+    `travelled` (I, d), what a user takes from each item by propagation; `own` (U, d), the users' own vectors."""
 
     user: dict[str, Tensor]
     item: dict[str, Tensor]
     start: dict[str, Tensor]
     travelled: dict[str, Tensor]
+    own: dict[str, Tensor]
 
 
 class DPPMG(GeneralRecommender):
     """Preferences per modality; recommends by `s(u, i) = b_i + sum_c w_c <h_u^c, h_i^c>` with unit vectors h.
 
-    `dataset` is the training part of a `DPPMGDataset`: its interactions are the graph.
+    `dataset` is the training part of a `DPPMGDataset`: its interactions are the graph. It is trained on what a user
+    liked at any time, and recommends by what was liked lately (`recency`), where the split is by time.
     """
 
     input_type = InputType.PAIRWISE  # negatives that RecBole may add are not used; the loss draws its own
@@ -55,16 +56,22 @@ class DPPMG(GeneralRecommender):
         self.size, self.seed, self.step = config["embedding_size"], config["seed"], 0
         users, items = dataset.inter_feat[self.USER_ID], dataset.inter_feat[self.ITEM_ID]
         self.steps_per_epoch = -(-len(users) // config["train_batch_size"])
-        self.history = ItemLists.from_pairs(users, items, self.n_users).to(self.device)
+        self.recency = self._recency(config, dataset)
+        weights = (
+            recency_weights(users, dataset.inter_feat[config["TIME_FIELD"]], self.recency) if self.recency else None
+        )
+        self.history = ItemLists.from_pairs(users, items, self.n_users, weights).to(self.device)
         self.graph = user_item_graph(users, items, self.n_users, self.n_items).to(self.device)
         number = max(_NEGATIVES, self.settings.softmax_cells // config["train_batch_size"])
         self.negatives = SharedNegatives(self.history, self.n_items, number, self.settings.negative_power)
         self.modalities, self.item_graphs = [], {}
-        for modality in MODALITIES:
+        for modality in self.settings.modalities:
             features, present = dataset.item_features(modality)
             if present.any():
                 self.modalities.append(modality)
-                self.item_graphs[modality] = knn_graph(features, present, self.settings.knn_k).to(self.device)
+                if self.settings.knn_k:
+                    graph = knn_graph(features, present, self.settings.knn_k)
+                    self.item_graphs[modality] = graph.to(self.device)
                 # buffers move with the model; frozen features are no part of its state
                 self.register_buffer(f"{modality}_features", features.to(self.device), persistent=False)
                 self.register_buffer(f"{modality}_present", present.to(self.device), persistent=False)
@@ -73,6 +80,11 @@ class DPPMG(GeneralRecommender):
             torch.manual_seed(self.seed)
             self._build()
         self._cache: Encoded | None = None
+
+    def _recency(self, config, dataset) -> float | None:
+        """The order of items tells something about what comes next where the split is by time."""
+        timed = config["TIME_FIELD"] in dataset.inter_feat.columns and config["eval_args"]["order"] == "TO"
+        return self.settings.recency or None if timed else None
 
     def _build(self) -> None:
         size, settings = self.size, self.settings
@@ -86,10 +98,7 @@ class DPPMG(GeneralRecommender):
         self.projections = nn.ModuleDict({m: ContentProjection(widths[m], size) for m in self.modalities})
         n_codes = settings.quantizer_codes or default_codes(self.n_users - 1)
         self.quantizers = nn.ModuleDict(
-            {
-                m: Quantizer(size, settings.quantizer_levels, n_codes, settings.quantizer_decay)
-                for m in self.modalities
-            }
+            {m: Quantizer(size, settings.quantizer_levels, n_codes, settings.quantizer_decay) for m in self.modalities}
         )
 
     @property
@@ -131,8 +140,8 @@ class DPPMG(GeneralRecommender):
             sent = sent + layer if remaining else sent
         user, item = self._split(total[: self.n_users]), self._split(total[self.n_users :])
         own = self._split(start)
-        for modality in self.modalities:
-            near = self.item_graphs[modality].propagate(own[modality])
+        for modality, near_graph in self.item_graphs.items():
+            near = near_graph.propagate(own[modality])
             item[modality] = item[modality] + (self.settings.n_layers + 1) * near
         travelled = (graph.scale * sent)[self.n_users :]
         return Encoded(
@@ -140,6 +149,7 @@ class DPPMG(GeneralRecommender):
             {c: F.normalize(v, dim=1) for c, v in item.items()},
             own,
             self._split(travelled),
+            self._split(delta),
         )
 
     def _split(self, table: Tensor) -> dict[str, Tensor]:
@@ -175,15 +185,15 @@ class DPPMG(GeneralRecommender):
             return sampled_softmax_loss(user, item, items, weight, tau, negatives, log_q, known, bias)
 
         everything = torch.arange(self.n_items, device=users.device) > 0
-        user, item = self.fuse(encoded.user)[rows], self.fuse(encoded.item)
+        user, item = self.fuse(encoded.user), self.fuse(encoded.item)
+        user = user if everyone else user[rows]
         terms = {"ranking": ranking(user, item, everything, settings.tau, self.bias)}
         neutral = torch.zeros_like(self.bias)
         for n, modality in enumerate(self.modalities):
-            user, commitment = encoded.user[modality][rows], user.new_zeros(())
+            user, commitment = encoded.user[modality], user.new_zeros(())
+            user = user if everyone else user[rows]
             if self.quantizing:
-                user, commitment = self.quantizers[modality](
-                    user, seed=(self.seed * 1_000_003 + self.step) * 2 + n
-                )
+                user, commitment = self.quantizers[modality](user, seed=(self.seed * 1_000_003 + self.step) * 2 + n)
             present = self._content(modality)[1]
             terms[f"{modality}.ranking"] = settings.quantized_weight * ranking(
                 user, encoded.item[modality], present, settings.modality_tau, neutral
@@ -210,21 +220,23 @@ class DPPMG(GeneralRecommender):
 
     @torch.no_grad()
     def encoded(self) -> Encoded:
-        """The vectors to recommend with, kept until training goes on; a user without training items has the
-        average preference."""
+        """The vectors to recommend with, kept until training goes on: users by their weighted histories; a user
+        without training items has the average preference."""
         if self._cache is None or self.training:
             known, encoded = self.history.sizes > 0, self.encode()
+            count = self.history.sizes.sqrt().unsqueeze(1)
             for channel, table in encoded.user.items():
-                encoded.user[channel] = torch.where(
-                    known.unsqueeze(1), table, F.normalize(table[known].mean(0), dim=0)
-                )
+                if self.history.weights is not None:
+                    start, travelled = encoded.start[channel], encoded.travelled[channel]
+                    table = self.history.mean(start) + count * self.history.mean(travelled)
+                    table = F.normalize(table + encoded.own[channel], dim=1)
+                average = F.normalize(table[known].mean(0), dim=0)
+                encoded.user[channel] = torch.where(known.unsqueeze(1), table, average)
             self._cache = encoded
         return self._cache
 
     @torch.no_grad()
-    def scores(
-        self, users: Tensor, quantized: bool = False, channels: tuple[str, ...] | None = None
-    ) -> Tensor:
+    def scores(self, users: Tensor, quantized: bool = False, channels: tuple[str, ...] | None = None) -> Tensor:
         """Scores of every item, float (B, I).
 
         Args:
@@ -276,4 +288,5 @@ class DPPMG(GeneralRecommender):
             codebooks=cpu(books),
             user_codes=codes,
             projection={m: cpu(self.projections[m].tensors()) for m in self.modalities},
+            recency=self.recency,
         )

@@ -24,9 +24,7 @@ class Quantizer(nn.Module):
     underneath draws from the global generator, which is put back as it was.
     """
 
-    def __init__(
-        self, size: int, levels: int, n_codes: int, decay: float, kmeans: bool = True, reset: bool = True
-    ):
+    def __init__(self, size: int, levels: int, n_codes: int, decay: float, kmeans: bool = True, reset: bool = True):
         super().__init__()
         from vector_quantize_pytorch import ResidualVQ
 

@@ -42,13 +42,14 @@ class PreferenceSpace:
         channels: `id` first, then the modalities that the model was trained with.
         weights: float (C,), positive, sum 1: what each channel adds to a score.
         item_bias: float (I,), b_i, what an item's scores have in common.
-        history: the users' training items.
+        history: the users' training items, with weights where their order counts.
         user_preference, item_preference: per channel float (U, d), (I, d), rows of unit length.
         start, travelled: per channel float (I, d); see `fold_in`.
         codebooks: per modality float (L, K, d).
         user_codes: per modality int64 (U, L).
         projection: per modality the map from frozen features to `start`: weight (d, D), bias, norm_weight,
             norm_bias (d,).
+        recency: see `recency_weights`; None: the order of items does not count.
     """
 
     channels: tuple[str, ...]
@@ -62,6 +63,7 @@ class PreferenceSpace:
     codebooks: dict[str, Tensor]
     user_codes: dict[str, Tensor]
     projection: dict[str, dict[str, Tensor]]
+    recency: float | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -131,12 +133,16 @@ class PreferenceSpace:
     def fold_in(self, lists: ItemLists | Sequence[Sequence[int]]) -> FoldedUsers:
         """Users who were not trained, from their items: the model's own rule without a vector of their own.
 
-        A user's vector is `mean_i x_i + 1/sqrt(n) sum_i sum_l E_i^l / sqrt(deg_i)`, up to its length, with
-        `start` x_i and `travelled` the inner sum. A user without items gets the average preference.
+        A user's vector is `mean_i x_i + sqrt(n) mean_i sum_l E_i^l / sqrt(deg_i)`, up to its length, with
+        `start` x_i and `travelled` the inner sum, and weighted means where the order of items counts. A user
+        without items gets the average preference.
+
+        Args:
+            lists: each from the oldest item to the latest.
         """
         if not isinstance(lists, ItemLists):
-            lists = ItemLists.of(lists)
-        tables = {c: (lists.sum(self.start[c]), lists.sum(self.travelled[c])) for c in self.channels}
+            lists = ItemLists.of(lists, self.recency)
+        tables = {c: (lists.mean(self.start[c]), lists.mean(self.travelled[c])) for c in self.channels}
         return self._folded(tables, lists.sizes)
 
     def leave_one_out(self, users: Tensor, items: Tensor) -> dict[str, Tensor]:
@@ -150,24 +156,25 @@ class PreferenceSpace:
             per modality int64 (P, L).
         """
         lists = self.history.take(users)
-        held = torch.zeros(len(users), dtype=torch.bool)
-        held[lists.rows[lists.items == items[lists.rows]]] = True
+        found = lists.items == items[lists.rows]
+        held = lists.rows[found]
+        share = torch.zeros(len(users)).index_put_((held,), lists.shares[found]).unsqueeze(1)
         known, which = torch.unique(users, return_inverse=True)
         own = self.history.take(known)
         tables = {
             c: tuple(
-                own.sum(table)[which] - held.unsqueeze(1) * table[items]
+                (own.mean(table)[which] - share * table[items]) / (1 - share).clamp_min(1e-6)
                 for table in (self.start[c], self.travelled[c])
             )
             for c in self.channels
         }
-        return self._folded(tables, lists.sizes - held.long()).codes
+        return self._folded(tables, lists.sizes.index_add(0, held, -torch.ones_like(held))).codes
 
     def _folded(self, tables: Mapping[str, tuple[Tensor, Tensor]], sizes: Tensor) -> FoldedUsers:
-        count = sizes.clamp_min(1).unsqueeze(1).to(torch.float32)
+        count = sizes.unsqueeze(1).sqrt()
         preference = {}
         for channel, (start, travelled) in tables.items():
-            vector = F.normalize(start / count + travelled * count.rsqrt(), dim=-1)
+            vector = F.normalize(start + count * travelled, dim=-1)
             average = F.normalize(self.user_preference[channel][self.history.sizes > 0].mean(0), dim=-1)
             preference[channel] = torch.where(sizes.unsqueeze(1) > 0, vector, average)
         codes = {m: residual.encode(preference[m], self.codebooks[m]) for m in self.modalities}
@@ -178,6 +185,8 @@ class PreferenceSpace:
         """All of it by name, for safetensors; `from_tensors` reads it back."""
         named = {"weights": self.weights, "item_bias": self.item_bias}
         named |= {"history.offsets": self.history.offsets, "history.items": self.history.items}
+        if self.recency is not None:
+            named |= {"history.weights": self.history.weights, "recency": torch.tensor(self.recency)}
         for field in ("user_preference", "item_preference", "start", "travelled", "codebooks", "user_codes"):
             named |= {f"{field}.{channel}": tensor for channel, tensor in getattr(self, field).items()}
         for modality, parts in self.projection.items():
@@ -200,7 +209,7 @@ class PreferenceSpace:
                 channels=tuple(group("item_preference")),
                 weights=named["weights"],
                 item_bias=named["item_bias"],
-                history=ItemLists(named["history.offsets"], named["history.items"]),
+                history=ItemLists(named["history.offsets"], named["history.items"], named.get("history.weights")),
                 user_preference=group("user_preference"),
                 item_preference=group("item_preference"),
                 start=group("start"),
@@ -208,15 +217,13 @@ class PreferenceSpace:
                 codebooks=group("codebooks"),
                 user_codes=group("user_codes"),
                 projection={
-                    m: {part: named[f"projection.{m}.{part}"] for part in _PROJECTION}
-                    for m in group("codebooks")
+                    m: {part: named[f"projection.{m}.{part}"] for part in _PROJECTION} for m in group("codebooks")
                 },
+                recency=named["recency"].item() if "recency" in named else None,
             )
             space._check()
         except (KeyError, ValueError) as error:
-            raise BundleError(
-                f"preference space: {error}; the bundle is damaged, copy or train it again"
-            ) from error
+            raise BundleError(f"preference space: {error}; the bundle is damaged, copy or train it again") from error
         return space
 
     def _check(self) -> None:

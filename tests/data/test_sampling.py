@@ -1,6 +1,9 @@
+import math
+
+import pytest
 import torch
 
-from recbole_dppmg.data.lists import ItemLists
+from recbole_dppmg.data.lists import ItemLists, recency_weights
 from recbole_dppmg.data.sampling import SharedNegatives, shuffled_batches
 
 
@@ -15,7 +18,17 @@ def test_lists_keep_each_pair_once_in_order():
     taken = lists.take(torch.tensor([2, 0, 0, 1]))
     assert taken.items.tolist() == [2, 1, 3, 1, 3]
     assert taken.sizes.tolist() == [1, 2, 2, 0]
-    assert lists.sum(torch.eye(4)).tolist() == [[0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]
+    assert lists.mean(torch.eye(4)).tolist() == [[0, 0.5, 0, 0.5], [0, 0, 0, 0], [0, 0, 1, 0]]
+
+
+def test_later_items_count_more_and_repeated_ones_as_their_latest():
+    lists = ItemLists.of([[4, 2, 4], [], [1, 3]], recency=2.0)
+    assert lists.items.tolist() == [2, 4, 1, 3]
+    e = math.exp(-0.5)
+    assert lists.weights.tolist() == pytest.approx([e, 1, e, 1])
+    assert lists.mean(torch.eye(5))[2].tolist() == pytest.approx([0, e / (1 + e), 0, 1 / (1 + e), 0])
+    rows, times = torch.tensor([1, 0, 1]), torch.tensor([5.0, 1.0, 3.0])
+    assert recency_weights(rows, times, 2.0).tolist() == pytest.approx([1, 1, e])
 
 
 def test_batches_hold_every_interaction_once_in_a_seeded_order():

@@ -29,7 +29,7 @@ def test_history_and_padding_are_never_ranked():
 def test_equal_to_recbole_on_all_its_top_k_metrics(trained, monkeypatch):
     data, trainer = trained
     expected = Trainer.evaluate(trainer, data.test, load_best_model=False)
-    monkeypatch.setattr(ranking, "_BUDGET", 8 * data.dataset.item_num * 7)  # seven users a block
+    monkeypatch.setattr(ranking, "_BUDGET", 4 * data.dataset.item_num * 7)  # seven users a block
     found = trainer.evaluate(data.test, load_best_model=False)
     assert found.keys() == expected.keys()
     assert len(found) == 12

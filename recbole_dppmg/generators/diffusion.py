@@ -104,9 +104,12 @@ class DiffusionHead:
         places = (torch.randperm(size, generator=generator) + torch.rand(size, generator=generator)) / size
         times = (places * self._noising.config.num_train_timesteps).long().to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
+        # which examples lose both, their tokens, or their text; without the last, a prompt that tells all
+        # would leave the tokens nothing to say
         lot = torch.rand(size, generator=generator)
-        untold = (lot < settings.both_dropout).tolist()
-        dropped = (lot < settings.both_dropout + settings.preference_dropout).to(device)
+        both, preference, text = settings.both_dropout, settings.preference_dropout, settings.text_dropout
+        dropped = (lot < both + preference).to(device)
+        untold = ((lot < both) | ((lot >= both + preference) & (lot < both + preference + text))).tolist()
         prompts = self.backbone.encode_prompts(
             ["" if drop else image_prompt(r.item) for r, drop in zip(requests, untold, strict=True)]
         )

@@ -73,7 +73,7 @@ class PreferenceSettings(_Group):
         0.8, description="the same in text and image; high, so that tokens follow from the items liked"
     )
     softmax_cells: PositiveInt = Field(
-        2**25, description="largest table of users x items in the ranking loss; beyond it, items are sampled"
+        2**23, description="largest table of users x items in the ranking loss; beyond it, items are sampled"
     )
     negative_power: Fraction = Field(0.5, description="sampled negatives by popularity to this power; 0: uniform")
     tau: PositiveFloat = Field(0.15, description="temperature of the softmax ranking loss")

@@ -12,11 +12,15 @@ CHATML = (
 TURNS = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}"
     "{{ raise_exception('System role not supported') }}{% endif %}"
-    "<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n{% endfor %}"
+    "<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
+    "{{ m['content'] }}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
 #: Like Mistral's: role markers that are plain text to the tokenizer.
-INST = "{{ bos_token }}{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"
+INST = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }}</s>"
+    "{% else %}[INST] {{ m['content'] }} [/INST]{% endif %}{% endfor %}"
+)
 _MARKERS = {
     "llama": ["<|im_start|>", "<|im_end|>"],
     "qwen": ["<|im_start|>", "<|im_end|>", "<tool_call>"],
@@ -46,7 +50,7 @@ def save_tokenizer(folder: Path, layout: str):
     )  # fmt: skip
     tokenizer.train_from_iterator(_CORPUS * 20, trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=512
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=2048
     )
     fast.add_tokens(_MARKERS[layout])
     fast.chat_template = _TEMPLATES[layout]
@@ -62,10 +66,11 @@ def save_language_model(folder: Path, layout: str = "llama", tied: bool = True, 
     name = {"llama": "Llama", "qwen": "Qwen2", "gemma": "Gemma2", "mistral": "Mistral"}[layout]
     sizes = {
         "vocab_size": size, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 512, "pad_token_id": 0,
+        "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 2048, "pad_token_id": 0,
         "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": tied,
     }  # fmt: skip
-    sizes |= {"gemma": {"head_dim": 8, "sliding_window": 24}, "mistral": {"sliding_window": 24}}.get(layout, {})
+    # one window shorter than a prompt, one longer
+    sizes |= {"gemma": {"head_dim": 8, "sliding_window": 24}, "mistral": {"sliding_window": 512}}.get(layout, {})
     torch.manual_seed(3)
     config = getattr(transformers, f"{name}Config")(**sizes)
     model = getattr(transformers, f"{name}ForCausalLM")(config)

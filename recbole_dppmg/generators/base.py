@@ -80,7 +80,11 @@ class ImageHead(_Head, Protocol):
 
 
 def build_head(
-    modality: str, name: str, codebooks: Mapping[str, Tensor], settings: Any, seed: int,
+    modality: str,
+    name: str,
+    codebooks: Mapping[str, Tensor],
+    settings: Any,
+    seed: int,
     catalogue: Catalogue | None = None,
 ) -> Any:
     """An untrained head by its name in `HEADS`, or a class of yours as `pkg.mod:Class`.

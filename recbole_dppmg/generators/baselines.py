@@ -18,7 +18,7 @@ from recbole_dppmg.model import codes as residual
 from recbole_dppmg.types import ImageRequest, ImageResult, Item, TextRequest, TextResult
 
 
-class _Untrained:
+class Untrained:
     """A head without parameters: nothing to train, nothing to save."""
 
     def __init__(self, model: str, codebooks: Mapping[str, Tensor], settings: Any, seed: int):
@@ -34,7 +34,7 @@ class _Untrained:
         pass
 
 
-class TemplateHead(_Untrained):
+class TemplateHead(Untrained):
     """One sentence of the item's own metadata, the same for every user."""
 
     name = "template"
@@ -61,7 +61,7 @@ def sentence(item: Item) -> str:
     return f"{name}{when} is recommended to you."
 
 
-class NearestHead(_Untrained):
+class NearestHead(Untrained):
     """The image of the catalogue that is closest to the user's image preference, whatever the item."""
 
     name = "nearest"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from recbole_dppmg.types import TextRequest, TextResult
 _BATCH = 16  # texts written side by side
 _TOP_K = 50
 _SENTENCES = 2
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)]*\s+")
+_SENTENCE_END = re.compile("(?<=[.!?])[\"'\u201d\u2019)]*\\s+")
 _WEIGHTS, _ABOUT = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -61,9 +62,7 @@ class CausalLMHead:
 
     def __init__(self, model: str, codebooks: Mapping[str, Tensor], settings: TextSettings, seed: int):
         self.settings, self.model = settings, model
-        self.lm = TokenLM(
-            model, codebooks, seed, settings.text_dtype, settings.text_lora_rank, settings.text_4bit
-        )
+        self.lm = TokenLM(model, codebooks, seed, settings.text_dtype, settings.text_lora_rank, settings.text_4bit)
         #: The trained parameters that `reference_log_probs` compares with; None: those of its next call.
         self.reference: list[Tensor] | None = None
 
@@ -108,7 +107,9 @@ class CausalLMHead:
         order = sorted(prompts, key=lambda n: len(prompts[n].own))
         for start in range(0, len(order), _BATCH):
             chunk = order[start : start + _BATCH]
-            for n, result in zip(chunk, self._write([batch[n] for n in chunk], [prompts[n] for n in chunk]), strict=True):
+            for n, result in zip(
+                chunk, self._write([batch[n] for n in chunk], [prompts[n] for n in chunk]), strict=True
+            ):
                 results[n] = result
         return results
 
@@ -217,8 +218,11 @@ class CausalLMHead:
     def _signature(self) -> dict:
         config = self.lm.model.get_base_model().config
         return {
-            "model_type": config.model_type, "layers": config.num_hidden_layers, "width": self.lm.rows.shape[1],
-            "vocabulary": fingerprint(sorted(self.lm.tokenizer.get_vocab().items())), "tokens": self.lm.names,
+            "model_type": config.model_type,
+            "layers": config.num_hidden_layers,
+            "width": self.lm.rows.shape[1],
+            "vocabulary": fingerprint(sorted(self.lm.tokenizer.get_vocab().items())),
+            "tokens": self.lm.names,
         }
 
     def _prompts(self, requests: Sequence[TextRequest]) -> list[Prompt]:
@@ -244,11 +248,11 @@ def explanation(name: str, rest: str) -> str:
 def repetition(text: str) -> float:
     """The share of word pairs that occurred before in the text.
 
-    >>> repetition("to be or not to be")
-    0.2
+    >>> repetition("so so so")
+    0.5
     """
     words = text.lower().split()
-    pairs = list(zip(words, words[1:], strict=False))
+    pairs = list(pairwise(words))
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 

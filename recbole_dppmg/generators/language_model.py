@@ -23,6 +23,7 @@ from recbole_dppmg.generators.prompts import Prompt, PromptBuilder
 from recbole_dppmg.generators.tokens import initial_rows, vocabulary
 
 _SPACES = ("Ġ", "▁", " ", "Ċ", "\n")  # how tokenizers spell a token that begins a word or a line
+_LONGEST = 512  # tokens, more than any prompt with its completion
 _COMPACT = 0.75  # rows still writing, below which finished ones leave the batch
 
 
@@ -83,8 +84,13 @@ class TokenLM:
     """
 
     def __init__(
-        self, name: str, codebooks: Mapping[str, Tensor], seed: int, dtype: str = "bfloat16",
-        lora_rank: int = 0, four_bit: bool = False,
+        self,
+        name: str,
+        codebooks: Mapping[str, Tensor],
+        seed: int,
+        dtype: str = "bfloat16",
+        lora_rank: int = 0,
+        four_bit: bool = False,
     ):
         from peft import LoraConfig, TrainableTokensConfig, get_peft_model
 
@@ -112,11 +118,14 @@ class TokenLM:
         # peft wraps a tied output layer too; unwrapped, it is the frozen layer that it was
         self._output = _Output(output)
         self.model.get_base_model().set_output_embeddings(self._output)
-        self.lora = bool(lora_rank)
+        window = getattr(model.config.get_text_config(), "sliding_window", None)
+        # a LoRA changes the beginning too; a short attention window counts the padding that would follow it
+        self.shares = not lora_rank and (window is None or window >= _LONGEST)
         self.embedding = self.model.get_base_model().get_input_embeddings()
         with torch.no_grad():
             self.rows.copy_(rows)  # in float32, whatever the model's format
         self.prompts = PromptBuilder(self.tokenizer)
+        self.shares = self.shares and bool(self.prompts.shared)
 
     @property
     def rows(self) -> nn.Parameter:
@@ -172,13 +181,13 @@ class TokenLM:
         cache = DynamicCache(config=self.model.get_base_model().config)
         with self.frozen():
             ids = torch.tensor([self.prompts.shared], device=self.device)
-            self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            self.model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
         return cache
 
     def _read(self, prompts: Sequence[Prompt]) -> _Context:
         from transformers import DynamicCache
 
-        if self.lora or not self.prompts.shared:  # then the beginning is trained too
+        if not self.shares:
             own, cache = [p.ids for p in prompts], DynamicCache(config=self.model.get_base_model().config)
         else:
             own, cache = [p.own for p in prompts], copy.deepcopy(self._shared)
@@ -188,7 +197,11 @@ class TokenLM:
         mask = torch.cat([mask.new_ones(len(ids), before), mask], 1)
         positions = (mask.cumsum(1) - 1).clamp_min(0)[:, before:]
         out = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            cache=cache,
+            use_cache=True,
             logits_to_keep=1,
         )
         return _Context(cache, mask, self._spoken(out.logits[:, -1]))
@@ -200,9 +213,7 @@ class TokenLM:
         # completions hold no preference token: the plain table is enough
         return getattr(self.embedding, "base_layer", self.embedding)(ids)
 
-    def log_probs(
-        self, prompts: Sequence[Prompt], completions: Completions, temperature: float = 1.0
-    ) -> Tensor:
+    def log_probs(self, prompts: Sequence[Prompt], completions: Completions, temperature: float = 1.0) -> Tensor:
         """Log-probabilities of completions, float32 (N, T), 0 where the mask is; gradient flows to the rows.
 
         Args:
@@ -222,8 +233,11 @@ class TokenLM:
             positions = seen.sum(1, keepdim=True) + torch.arange(before.shape[1], device=self.device)
             with self._output.only(mask[:, 1:]):
                 out = self.model(
-                    inputs_embeds=self._embedded(ids[:, :-1]), attention_mask=torch.cat([seen, before.long()], 1),
-                    position_ids=positions, past_key_values=context.cache, use_cache=True,
+                    inputs_embeds=self._embedded(ids[:, :-1]),
+                    attention_mask=torch.cat([seen, before.long()], 1),
+                    position_ids=positions,
+                    cache=context.cache,
+                    use_cache=True,
                 )
             scores.append(self._spoken(out.logits))
             places.append(mask[:, 1:].nonzero() + torch.tensor([0, 1], device=self.device))
@@ -233,7 +247,12 @@ class TokenLM:
 
     @torch.no_grad()
     def complete(
-        self, prompts: Sequence[Prompt], chance: Tensor, temperature: float, top_k: int = 0, sentences: int = 2,
+        self,
+        prompts: Sequence[Prompt],
+        chance: Tensor,
+        temperature: float,
+        top_k: int = 0,
+        sentences: int = 2,
         whole: bool = True,
     ) -> Completions:
         """Write completions of at most T tokens, up to the end token or to the given number of sentences.
@@ -245,6 +264,8 @@ class TokenLM:
             top_k: draw among so many tokens; 0: among all.
             whole: do not end before the first sentence has.
         """
+        if self.shares:
+            _ = self._shared  # read without the rows, so before they are written in
         with self._merged():
             return self._complete(prompts, chance.to(self.device), temperature, top_k, sentences, whole)
 
@@ -284,8 +305,12 @@ class TokenLM:
                 told, stopped, done = told[left], stopped[left], done[left]
             seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
             out = self.model(
-                input_ids=token.unsqueeze(1), attention_mask=seen, position_ids=position,
-                past_key_values=context.cache, use_cache=True, logits_to_keep=1,
+                input_ids=token.unsqueeze(1),
+                attention_mask=seen,
+                position_ids=position,
+                cache=context.cache,
+                use_cache=True,
+                logits_to_keep=1,
             )
             logits, position = self._spoken(out.logits[:, -1]), position + 1
         width = max(1, int(mask.any(0).sum()))

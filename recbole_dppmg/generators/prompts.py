@@ -20,11 +20,26 @@ from recbole_dppmg.types import Item, PreferenceTokens, token_names
 INSTRUCTION = (
     "Tell the reader in one or two sentences what the item is and why it suits them. Use only what is written."
 )
+#: What a good answer is, shown before every request: the reader's taste in plain words where tokens will stand.
+EXAMPLES = (
+    (
+        "Item: Mountain Garden\nYear: 1998\nKind: Herbal, Organic, Green\nReader: organic, mint, herbal, calm",
+        "Mountain Garden is Organic and Herbal from 1998, what you choose most. There is Green in it too.",
+    ),
+    (
+        "Item: Old Harbour Roast\nYear: 2004\nKind: Dark, Smoky\nReader: fruity, floral, light",
+        "Old Harbour Roast is Dark and Smoky from 2004, something other than your usual choices.",
+    ),
+    (
+        "Item: First Light\nYear: 2011\nKind: Floral, Green\nReader: black, smoky, spiced, green",
+        "First Light has Green in it, one of the things you look for.",
+    ),
+)
 _SLOT = "ITEM-AND-READER"
 _TITLE, _ATTRIBUTES, _ABOUT = 100, 100, 240  # caps in characters
 _KEPT = frozenset("LMNPSZ")  # letters, marks, numbers, punctuation, symbols, separators
 _MARKUP = str.maketrans(dict.fromkeys("<>|[]{}`\\▁", " "))
-_ROLE = re.compile(r"\b(system|assistant|user|human|model|reader|instructions?|inst|item|about)\s*[:：]+", re.I)
+_ROLE = re.compile(r"\b(system|assistant|user|human|model|reader|instructions?|inst|item|about)\s*:+", re.I)
 _RULES = re.compile(r"([#=*_~-])\1+")
 
 
@@ -124,7 +139,7 @@ class PromptBuilder:
         """
         rows = [facts(item) for item in items]
         words = iter(self.untrusted([text for row in rows for _, text in row]))
-        names = self.untrusted([name_of(item) for item in items])
+        names = self.untrusted([name_of(item) for item in items], before="")
         prompts = []
         for row, user, name in zip(rows, tokens, names, strict=True):
             own: list[int] = []
@@ -135,13 +150,12 @@ class PromptBuilder:
             prompts.append(Prompt(self.shared, (*own, *self._after, *name)))
         return prompts
 
-    def untrusted(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of cleaned texts, each as if after a space; none is of the added vocabulary."""
+    def untrusted(self, texts: Sequence[str], before: str = " ") -> list[list[int]]:
+        """Token ids of cleaned texts, each as it stands after `before`; none is of the added vocabulary."""
         if not texts:
             return []
-        encoded = self.tokenizer(
-            [f" {text}" for text in texts], add_special_tokens=False, split_special_tokens=True
-        )
+        texts = [f"{before}{text}" for text in texts]
+        encoded = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
         return [[i for i in ids if i not in self._added] for ids in encoded["input_ids"]]
 
     def _trusted(self, text: str) -> list[int]:
@@ -155,14 +169,21 @@ class PromptBuilder:
 
 
 def _render(tokenizer: Any) -> str:
-    """The conversation up to the answer, with a slot for the item and the reader."""
+    """The conversation up to the answer: instruction, examples, and a slot for the item and the reader."""
     if not getattr(tokenizer, "chat_template", None):
-        return f"{tokenizer.bos_token or ''}{INSTRUCTION}\n\n{_SLOT}\n\nAnswer:"
+        shown = [f"{question}\nAnswer:\n{answer}" for question, answer in EXAMPLES]
+        return f"{tokenizer.bos_token or ''}" + "\n\n".join([INSTRUCTION, *shown, f"{_SLOT}\nAnswer:\n"])
     from jinja2 import TemplateError
 
-    system = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": _SLOT}]
-    one_turn = [{"role": "user", "content": f"{INSTRUCTION}\n\n{_SLOT}"}]
-    for conversation in (system, one_turn):  # Gemma's template has no system role
+    turns = [
+        {"role": role, "content": text}
+        for example in EXAMPLES
+        for role, text in zip(("user", "assistant"), example, strict=True)
+    ]
+    turns.append({"role": "user", "content": _SLOT})
+    first = {"role": "user", "content": f"{INSTRUCTION}\n\n{turns[0]['content']}"}
+    # Gemma's template has no system role
+    for conversation in ([{"role": "system", "content": INSTRUCTION}, *turns], [first, *turns[1:]]):
         try:
             rendered = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
         except TemplateError:

@@ -11,7 +11,7 @@ from recbole_dppmg.types import Item
 
 _SHOWN = 2  # reasons in a sentence
 _COARSE = 16  # words of the user's two coarsest tokens; what stands there counts as the user's main taste
-_WORD = re.compile(r"[^\W\d_][\w'’-]{3,}")
+_WORD = re.compile("[^\\W\\d_][\\w'\u2019-]{3,}")
 _MAIN = (
     "{name} is {own}{year}, what you choose most.",
     "{name} puts {own} first, where most of your choices are.",
@@ -53,10 +53,7 @@ def teaching_target(item: Item, text_words: Sequence[str], image_words: Sequence
     told = {kind.lower() for kind in kinds}
     own += [w for w in _themes(item, rank) if w not in told][: _SHOWN - len(own)]
     rest = [kind for kind in kinds if kind not in own]
-    if own:
-        frames = _MAIN if rank[own[0].lower()] < _COARSE else _SIDE
-    else:
-        frames = _OTHER if kinds else _BARE
+    frames = (_OTHER if kinds else _BARE) if not own else _MAIN if rank[own[0].lower()] < _COARSE else _SIDE
     text = rng.choice(frames).format(
         name=name_of(item), own=listed(own), kinds=listed(kinds[:3]), year=f" from {item.year}" if item.year else ""
     )

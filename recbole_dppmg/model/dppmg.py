@@ -29,6 +29,12 @@ _NEGATIVES = 16  # at least, where items are sampled
 _ALIGNED = 512  # items per step in the text-image alignment
 
 
+def _share(rows: Tensor, size: int) -> Tensor:
+    """How large a part of the rows each one is: int64 (B,) to float (size,)."""
+    ones = torch.full((len(rows),), 1 / len(rows), device=rows.device)
+    return ones.new_zeros(size).index_add_(0, rows, ones)
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Per channel: `user` (U, d) and `item` (I, d), rows of unit length; `start` (I, d), where items start;
@@ -62,8 +68,11 @@ class DPPMG(GeneralRecommender):
         )
         self.history = ItemLists.from_pairs(users, items, self.n_users, weights).to(self.device)
         self.graph = user_item_graph(users, items, self.n_users, self.n_items).to(self.device)
-        number = max(_NEGATIVES, self.settings.softmax_cells // config["train_batch_size"])
-        self.negatives = SharedNegatives(self.history, self.n_items, number, self.settings.negative_power)
+        self.rows = min(self.n_users, config["train_batch_size"])  # users in a step's loss
+        self.negatives = None
+        if self.rows * self.n_items > self.settings.softmax_cells:
+            number = max(_NEGATIVES, self.settings.softmax_cells // self.rows)
+            self.negatives = SharedNegatives(self.history, self.n_items, number, self.settings.negative_power)
         self.modalities, self.item_graphs = [], {}
         for modality in self.settings.modalities:
             features, present = dataset.item_features(modality)
@@ -167,12 +176,12 @@ class DPPMG(GeneralRecommender):
         kept = (draws >= self.delta_dropout).repeat_interleave(self.size, 1)
         encoded = self.encode(self.delta * kept)
         # few users: each once, else the batch's; either way the shapes do not depend on the draw
-        everyone = self.n_users <= len(users)
-        rows = torch.arange(self.n_users, device=users.device) if everyone else users
+        everyone = self.n_users == self.rows
         row = users if everyone else torch.arange(len(users), device=users.device)
         drawn = None
-        if len(rows) * self.n_items > settings.softmax_cells:
-            rows, row, drawn = users, None, self.negatives.draw(users, generator)
+        if self.negatives:
+            whose = torch.arange(self.n_users, device=users.device) if everyone else users
+            drawn = self.negatives.draw(whose, generator)
 
         def ranking(user: Tensor, item: Tensor, present: Tensor, tau: float, bias: Tensor) -> Tensor:
             weight = present[items].float()
@@ -181,17 +190,17 @@ class DPPMG(GeneralRecommender):
                 bias = torch.where(present, bias, -torch.inf)
                 return softmax_loss(user, item, row, items, weight, tau, bias)
             negatives, log_q, known = drawn
-            known = known | ~present[negatives]
-            return sampled_softmax_loss(user, item, items, weight, tau, negatives, log_q, known, bias)
+            bias = torch.where(present, bias, -torch.inf)
+            return sampled_softmax_loss(user, item, row, items, weight, tau, bias, negatives, log_q, known)
 
         everything = torch.arange(self.n_items, device=users.device) > 0
         user, item = self.fuse(encoded.user), self.fuse(encoded.item)
-        user = user if everyone else user[rows]
+        user = user if everyone else user.index_select(0, users)
         terms = {"ranking": ranking(user, item, everything, settings.tau, self.bias)}
         neutral = torch.zeros_like(self.bias)
         for n, modality in enumerate(self.modalities):
             user, commitment = encoded.user[modality], user.new_zeros(())
-            user = user if everyone else user[rows]
+            user = user if everyone else user.index_select(0, users)
             if self.quantizing:
                 user, commitment = self.quantizers[modality](user, seed=(self.seed * 1_000_003 + self.step) * 2 + n)
             present = self._content(modality)[1]
@@ -204,7 +213,9 @@ class DPPMG(GeneralRecommender):
             some = some[torch.stack([self._content(m)[1] for m in self.modalities]).all(0)[some]]
             views = [F.normalize(encoded.start[m][some], dim=1) for m in self.modalities]
             terms["alignment"] = settings.align_weight * alignment_loss(*views, some)
-        penalty = self.item[items].pow(2).sum(1).mean() + self.delta[users].pow(2).sum(1).mean()
+        # of the batch's rows, counted as often as they occur, without a copy of each
+        penalty = _share(items, self.n_items) @ self.item.pow(2).sum(1)
+        penalty = penalty + _share(users, self.n_users) @ self.delta.pow(2).sum(1)
         terms["l2"] = settings.l2_weight * penalty
         return terms
 

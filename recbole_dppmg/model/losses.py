@@ -51,32 +51,54 @@ def softmax_loss(
     return _SoftmaxLoss.apply(users / tau, items, row, positive, weight, bias)
 
 
+class _LogSumExp(torch.autograd.Function):
+    """`logsumexp(users items^T + bias)` per row where `known` is False, one (R, M) table for both passes."""
+
+    @staticmethod
+    def forward(ctx, users, items, bias, known):
+        table = torch.addmm(bias, users, items.T).masked_fill_(known, -torch.inf)
+        top = table.amax(1, keepdim=True).clamp_min_(torch.finfo(table.dtype).min)  # all known: -inf, not NaN
+        total = table.sub_(top).exp_().sum(1)
+        ctx.save_for_backward(users, items)
+        ctx.table, ctx.total = table, total
+        return total.log() + top.squeeze(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        users, items = ctx.saved_tensors
+        table, ctx.table = ctx.table, None  # used up, as above
+        table.mul_((gradient / ctx.total.clamp_min(torch.finfo(table.dtype).tiny)).unsqueeze(1))
+        return table @ items, table.T @ users, table.sum(0), None
+
+
 def sampled_softmax_loss(
     users: Tensor,
     items: Tensor,
+    row: Tensor,
     positive: Tensor,
     weight: Tensor,
     tau: float,
+    bias: Tensor,
     negatives: Tensor,
     log_q: Tensor,
     known: Tensor,
-    bias: Tensor,
 ) -> Tensor:
-    """The same over shared negatives, each corrected by how likely it was drawn (Bengio & Senecal 2008).
+    """The same over shared negatives, each corrected by how likely it was drawn (Bengio & Senecal 2008); a user's
+    other positives are no negatives.
 
     Args:
-        users: float (B, d), unit vectors, the user of each interaction.
-        items: float (I, d), unit vectors.
-        positive: int64 (B,).
-        weight: float (B,).
+        users, items, row, positive, weight, tau, bias: as in `softmax_loss`.
         negatives: int64 (M,), distinct items.
         log_q: float (M,), log of each negative's probability to be among the M.
-        known: bool (B, M), negatives that are training items of that user; they do not take part.
-        bias: float (I,), added to the logits.
+        known: bool (R, M), negatives that are training items of that user; they do not take part.
     """
-    own = (users * items[positive]).sum(1, keepdim=True) / tau + bias[positive].unsqueeze(1)
-    others = (users @ items[negatives].T / tau + bias[negatives] - log_q).masked_fill(known, -torch.inf)
-    return (weight * (torch.cat([own, others], 1).logsumexp(1) - own.squeeze(1))).sum()
+    users = users / tau
+    own = (users.index_select(0, row) * items.index_select(0, positive)).sum(1) + bias.index_select(0, positive)
+    chosen = bias.index_select(0, negatives) - log_q
+    others = _LogSumExp.apply(users, items.index_select(0, negatives), chosen, known)
+    own = own.masked_fill(weight == 0, 0)  # 0 times infinity is not 0
+    return (weight * (torch.logaddexp(own, others.index_select(0, row)) - own)).sum()
 
 
 def alignment_loss(first: Tensor, second: Tensor, items: Tensor, tau: float = 0.2) -> Tensor:

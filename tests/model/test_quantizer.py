@@ -7,9 +7,7 @@ from recbole_dppmg.model.quantizer import Quantizer, default_codes
 def users(seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(12, 16, generator=generator)
-    points = centres[torch.randint(12, (600,), generator=generator)] + 0.4 * torch.randn(
-        600, 16, generator=generator
-    )
+    points = centres[torch.randint(12, (600,), generator=generator)] + 0.4 * torch.randn(600, 16, generator=generator)
     return torch.nn.functional.normalize(points, dim=1)
 
 

@@ -12,14 +12,17 @@ from torch.nn import functional as F
 class DecoupledAttention(nn.Module):
     """An attention processor that adds `scale * W_out Attention(Q, K_p, V_p)` to what the base one gives.
 
-    The base processor is left as it is, so at scale 0 the sum is the base pipeline bit for bit. Keys and values
-    start as copies of the text's.
+    The base processor is left as it is, so at scale 0 the sum is the base pipeline bit for bit. Keys start as
+    the text's and values as zeros (as in ControlNet, arXiv 2302.05543), so before teaching it is so at any scale.
     """
 
     def __init__(self, attn: Any, scale: float):
         super().__init__()
         self.base, self.scale = attn.processor, scale
-        self.to_k, self.to_v = (_copy(layer) for layer in (attn.to_k, attn.to_v))
+        self.to_k, self.to_v = (_like(layer) for layer in (attn.to_k, attn.to_v))
+        with torch.no_grad():
+            self.to_k.weight.copy_(attn.to_k.weight)
+            self.to_v.weight.zero_()
 
     def forward(
         self,
@@ -43,12 +46,8 @@ class DecoupledAttention(nn.Module):
         return out + self.scale * F.linear(found, attn.to_out[0].weight)
 
 
-def _copy(layer: nn.Linear) -> nn.Linear:
-    weight = layer.weight.detach().float()
-    new = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device)
-    with torch.no_grad():
-        new.weight.copy_(weight)
-    return new
+def _like(layer: nn.Linear) -> nn.Linear:
+    return nn.utils.skip_init(nn.Linear, layer.in_features, layer.out_features, bias=False, device=layer.weight.device)
 
 
 def decouple(unet: Any, scale: float) -> nn.ModuleDict:

@@ -157,18 +157,22 @@ def test_guidance_is_the_formula(make):
 
 @pytest.mark.parametrize("pipeline", ["sd15", "sdxl"])
 def test_decoupled_at_scale_0_is_the_base_pipeline_bit_for_bit(make, folders, pipeline):
-    head = make(pipeline, image_injection="decoupled", preference_scale=0.0)
+    head = make(pipeline, image_injection="decoupled")
     base = load_backbone(str(folders[pipeline]), torch.float32)
+    attention = head._trained["attention"].values()
     latents = torch.randn(3, *base.latent_shape, generator=torch.Generator().manual_seed(0))
     prompts = base.encode_prompts([image_prompt(card.item) for card in CARDS])
     t = torch.tensor([10, 500, 990])
     with torch.no_grad():
         tokens = head.projector(*head._encode_tokens(CARDS))
         expected = base.predict(latents, t, prompts.states, prompts.added)
-        assert torch.equal(head.denoiser.predict(latents, t, prompts, tokens), expected)
-        for module in head._trained["attention"].values():
-            module.scale = 0.5
+        assert torch.equal(head.denoiser.predict(latents, t, prompts, tokens), expected)  # not taught yet
+        for module in attention:
+            module.to_v.weight.normal_()
         assert not torch.equal(head.denoiser.predict(latents, t, prompts, tokens), expected)
+        for module in attention:
+            module.scale = 0.0
+        assert torch.equal(head.denoiser.predict(latents, t, prompts, tokens), expected)
 
 
 def test_the_pipelines_own_sampler_gives_the_same_image_without_tokens(make, folders):
@@ -203,6 +207,8 @@ def test_sdxl_pooled_embeddings_and_time_ids_are_those_of_the_pipeline(make, fol
 @pytest.mark.parametrize("keys", [{}, {"image_injection": "decoupled"}])
 def test_the_reward_reaches_the_projector(make, keys):
     head = make(**keys)
+    teach(head, 2)
+    head.projector.zero_grad()
     images, drift = head.differentiable_images(CARDS, seed=3)
     assert images.shape == (3, 3, head.size, head.size)
     assert images.min() >= 0 and images.max() <= 1
@@ -258,7 +264,7 @@ def test_what_is_dropped_gets_null_tokens_and_the_empty_prompt(make, monkeypatch
 @pytest.mark.parametrize("keys", [{}, {"image_injection": "decoupled"}, {"image_lora_rank": 2}])
 def test_save_and_load(make, tmp_path, keys):
     head = make(**keys)
-    teach(head, 3)
+    teach(head, 3, rate=3e-2)
     head.save(tmp_path / "head")
     assert not list((tmp_path / "head").rglob("*.bin"))
     other = make(seed=5, **keys)

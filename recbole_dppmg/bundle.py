@@ -177,6 +177,8 @@ class Bundle:
 
 def _item(row: dict, folder: Path) -> Item:
     image = folder / row["image"] if row["image"] else None
+    if image and (image.parent != folder / "images" or not image.is_file()):
+        raise ValueError(f"item '{row['id']}': image '{row['image']}' is not one of the bundle's")
     return Item(row["id"], row["title"], row["text"], tuple(row["attributes"] or ()), row["year"], image)
 
 

@@ -18,7 +18,7 @@ ORDER = (
     {"bundle"},
     {"evaluation"},
     {"trainer", "runs"},
-    {"pipeline"},
+    {"pipeline", "commands"},
     {"serving"},
     {"cli"},
 )

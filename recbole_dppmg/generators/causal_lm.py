@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from recbole_dppmg.artifacts import fingerprint, load_tensors, save_tensors, write_json
 from recbole_dppmg.errors import BundleError, ConfigError, DataError
+from recbole_dppmg.generators.base import Catalogue
 from recbole_dppmg.generators.language_model import Completions, TokenLM
 from recbole_dppmg.generators.prompts import Prompt, clean, name_of
 from recbole_dppmg.settings import TextSettings
@@ -65,6 +66,10 @@ class CausalLMHead:
         self.lm = TokenLM(model, codebooks, seed, settings.text_dtype, settings.text_lora_rank, settings.text_4bit)
         #: The trained parameters that `reference_log_probs` compares with; None: those of its next call.
         self.reference: list[Tensor] | None = None
+
+    def attach(self, catalogue: Catalogue) -> None:
+        """Start the rows from the words that their tokens stand for; without a catalogue they start from the codes."""
+        self.lm.start_from_words(catalogue.glossary)
 
     def parameters(self) -> list[nn.Parameter]:
         """The token rows, float32 (N, D), and a LoRA's matrices if one is asked for."""

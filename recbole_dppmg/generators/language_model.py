@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from recbole_dppmg.assets import resolve
 from recbole_dppmg.errors import AssetError, ConfigError
-from recbole_dppmg.generators.prompts import Prompt, PromptBuilder
+from recbole_dppmg.generators.prompts import Prompt, PromptBuilder, clean
 from recbole_dppmg.generators.tokens import initial_rows, vocabulary
 
 _SPACES = ("Ġ", "▁", " ", "Ċ", "\n")  # how tokenizers spell a token that begins a word or a line
+_START_WORDS = 3
 _LONGEST = 512  # tokens, more than any prompt with its completion
 _COMPACT = 0.75  # rows still writing, below which finished ones leave the batch
 
@@ -124,6 +125,9 @@ class TokenLM:
         self.embedding = self.model.get_base_model().get_input_embeddings()
         with torch.no_grad():
             self.rows.copy_(rows)  # in float32, whatever the model's format
+        sizes = [table.shape[1] for table in codebooks.values() for _ in range(table.shape[0])]
+        self._level = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(self.device)
+        self.rows.register_hook(self._shared_within_levels)
         self.prompts = PromptBuilder(self.tokenizer)
         self.shares = self.shares and bool(self.prompts.shared)
 
@@ -134,6 +138,24 @@ class TokenLM:
 
     def parameters(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    def _shared_within_levels(self, gradient: Tensor) -> Tensor:
+        """The gradient (N, D) as if a row were its own part plus a part that all K rows of its level share, scaled by
+        K^-1/4: what every reader's tokens must do alike is then learned from every text, not code by code."""
+        size = self._level.bincount()[self._level].unsqueeze(1)
+        total = torch.zeros_like(gradient).index_add(0, self._level, gradient)[self._level]
+        return gradient + total / size.sqrt()
+
+    @torch.no_grad()
+    def start_from_words(self, glossary: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Set each row to the mean embedding of its token's first words, where it has any."""
+        table = getattr(self.embedding, "base_layer", self.embedding).weight
+        words = [list(glossary.get(name, {}).get("words", ()))[:_START_WORDS] for name in self.names]
+        ids = iter(self.prompts.untrusted([clean(word, 40) for row in words for word in row]))
+        for n, row in enumerate(words):
+            vectors = [table[found].float().mean(0) for _ in row if (found := next(ids))]
+            if vectors:
+                self.rows[n] = torch.stack(vectors).mean(0)
 
     @cached_property
     def ends(self) -> list[int]:

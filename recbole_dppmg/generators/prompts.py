@@ -34,6 +34,10 @@ EXAMPLES = (
         "Item: First Light\nYear: 2011\nKind: Floral, Green\nReader: black, smoky, spiced, green",
         "First Light has Green in it, one of the things you look for.",
     ),
+    (
+        "Item: The Red Tin\nYear: 1987\nKind: Spiced\nReader: spiced, winter, black",
+        "The Red Tin has the Spiced that you keep coming back to.",
+    ),
 )
 _SLOT = "ITEM-AND-READER"
 _TITLE, _ATTRIBUTES, _ABOUT = 100, 100, 240  # caps in characters

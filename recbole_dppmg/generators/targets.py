@@ -12,23 +12,12 @@ from recbole_dppmg.types import Item
 _SHOWN = 2  # reasons in a sentence
 _COARSE = 16  # words of the user's two coarsest tokens; what stands there counts as the user's main taste
 _WORD = re.compile("[^\\W\\d_][\\w'\u2019-]{3,}")
-_MAIN = (
-    "{name} is {own}{year}, what you choose most.",
-    "{name} puts {own} first, where most of your choices are.",
-    "{name}{year} is for your love of {own}.",
-    "{name} has the {own} that you keep coming back to.",
-)
-_SIDE = (
-    "{name} is {own}{year}, a side that you enjoy too.",
-    "{name} has {own} in it, one of the things you look for.",
-    "{name}{year} goes with the {own} among your choices.",
-)
-_OTHER = (
-    "{name} is {kinds}{year}, something other than your usual choices.",
-    "{name} brings {kinds}{year}, a step away from what you usually choose.",
-)
-_BARE = ("{name}{year} is close to what you usually choose.", "{name}{year} goes with your usual choices.")
-_ALSO = ("It also has {rest}.", "There is {rest} in it too.")
+# few frames, all of which the prompt's examples show: a small model then has only to choose
+_MAIN = ("{name} is {own}{year}, what you choose most.", "{name} has the {own} that you keep coming back to.")
+_SIDE = ("{name} has {own} in it, one of the things you look for.",)
+_OTHER = ("{name} is {kinds}{year}, something other than your usual choices.",)
+_BARE = ("{name}{year} is close to what you usually choose.",)
+_ALSO = "There is {rest} in it too."
 
 
 def teaching_target(item: Item, text_words: Sequence[str], image_words: Sequence[str], seed: int) -> str:
@@ -42,7 +31,7 @@ def teaching_target(item: Item, text_words: Sequence[str], image_words: Sequence
 
     >>> up = Item("1", "Up", "", ("Animation", "Drama"), 2009)
     >>> teaching_target(up, ["drama", "horror"], [], seed=1)
-    'Up puts Drama first, where most of your choices are.'
+    'Up is Drama from 2009, what you choose most.'
     >>> teaching_target(up, ["western"], [], seed=1)
     'Up is Animation and Drama from 2009, something other than your usual choices.'
     """
@@ -58,7 +47,7 @@ def teaching_target(item: Item, text_words: Sequence[str], image_words: Sequence
         name=name_of(item), own=listed(own), kinds=listed(kinds[:3]), year=f" from {item.year}" if item.year else ""
     )
     if own and rest and rng.random() < 0.4:
-        text += " " + rng.choice(_ALSO).format(rest=listed(rest[:_SHOWN]))
+        text += " " + _ALSO.format(rest=listed(rest[:_SHOWN]))
     return text
 
 

@@ -1,0 +1,44 @@
+import pytest
+
+from recbole_dppmg.evaluation.explanations import measure_texts
+from recbole_dppmg.types import Item
+
+ITEMS = [
+    Item("1", "Up", "", ("Animation", "Drama")),
+    Item("2", "Horror Hotel", "", ("Horror",)),
+    Item("3", "Emma", "", ("Romance",)),
+]
+TEXTS = ["Up is drama and horror.", "Horror Hotel is for you.", ""]
+KINDS = ["Animation", "Drama", "Horror", "Romance", "War"]
+
+
+def test_counts_by_hand():
+    found = measure_texts(ITEMS, TEXTS, KINDS)
+    assert found["names_item"] == pytest.approx(2 / 3)
+    assert found["attribute_precision"] == 1 / 2  # drama of drama, horror; the hotel's own name is no claim
+    assert found["attribute_recall"] == 1 / 4
+    assert found["empty"] == pytest.approx(1 / 3)
+    assert found["usr"] == 1
+    assert found["words"] == pytest.approx(10 / 3)
+    assert found["distinct_2"] == 1
+    assert found["div"] == 0
+
+
+def test_sameness_shows():
+    found = measure_texts(ITEMS[:1] * 2, ["Up is drama."] * 2, KINDS)
+    assert (found["usr"], found["div"], found["distinct_2"]) == (0.5, 1, 0.5)
+
+
+def test_words_within_words_are_not_named():
+    assert measure_texts(ITEMS[:1], ["Up is a warm dramatic tale."], KINDS)["attribute_precision"] == 0
+
+
+def test_references():
+    same = measure_texts(ITEMS[:1], ["a film about an old man"], KINDS, ["a film about an old man"])
+    other = measure_texts(ITEMS[:1], ["a film about an old man"], KINDS, ["nothing of it at all here"])
+    assert same["rouge_l"] == 1 and same["bleu_4"] == pytest.approx(100)
+    assert other["rouge_l"] < 0.2 and other["bleu_4"] < 10
+
+
+def test_nothing_to_measure():
+    assert measure_texts([], [], KINDS)["usr"] == 0

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from recbole_dppmg.serving import queue, schemas
 from recbole_dppmg.serving.catalogue import matches
 from recbole_dppmg.serving.engine import CardOrder
-from recbole_dppmg.serving.problems import documented, problem_response
+from recbole_dppmg.serving.problems import IMAGES, documented, problem_response
 from recbole_dppmg.serving.service import Service, service_of
 
 router = APIRouter(prefix="/v1", tags=["cards"], responses=documented(422))
@@ -30,9 +30,7 @@ _JobIds = Annotated[list[Annotated[str, Query(pattern="^[0-9a-f]{32}$")]], Query
 _POLL_S = 0.2
 _BEAT_S = 15.0
 _FOLLOW_S = 600.0
-_IMAGES = {
-    200: {"content": {t: {"schema": {"type": "string", "format": "binary"}} for t in ("image/png", "image/webp")}}
-}
+_EVENTS = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 
 
 @router.post("/cards", summary="Explain and picture an item for someone", response_model=schemas.Card,
@@ -72,7 +70,7 @@ def known(service: _Service, card: _CardId) -> schemas.Card:
 
 
 @router.get("/cards/{card}/image.{format}", summary="A card's image", response_class=Response,
-            responses=_IMAGES | documented(404) | {304: {"description": "Not changed"}})  # fmt: skip
+            responses=IMAGES | documented(404) | {304: {"description": "Not changed"}})  # fmt: skip
 def image(
     service: _Service, card: _CardId, format: Literal["png", "webp"],
     if_none_match: Annotated[str | None, Header()] = None,
@@ -101,7 +99,7 @@ def cancel(service: _Service, job: _JobId) -> None:
 
 
 @router.get("/events", summary="Follow jobs by server-sent events", response_class=StreamingResponse,
-            responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **documented(404)})  # fmt: skip
+            responses=_EVENTS | documented(404))  # fmt: skip
 async def events(service: _Service, job: _JobIds) -> StreamingResponse:
     """An event `job` with the job as JSON at each change, and `end` when all are over."""
     jobs = list(dict.fromkeys(job))

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from recbole_dppmg.serving import schemas
 from recbole_dppmg.serving.engine import EXCLUDE_MAX, Recommended, UnknownItem
-from recbole_dppmg.serving.problems import documented
+from recbole_dppmg.serving.problems import IMAGES, documented
 from recbole_dppmg.serving.schemas import Id, K
 from recbole_dppmg.serving.service import Service, service_of
 
@@ -20,9 +20,6 @@ _UserId = Annotated[str, Path(max_length=256, description="a user id of the data
 _ItemId = Annotated[str, Path(max_length=256, description="an item id of the dataset", examples=["50"])]
 _Search = Annotated[str, Query(max_length=100)]
 _Limit = Annotated[int, Query(ge=1, le=50)]
-_IMAGES = {
-    200: {"content": {t: {"schema": {"type": "string", "format": "binary"}} for t in ("image/png", "image/webp")}}
-}
 
 
 @router.get("/bundle", tags=["catalogue"], summary="What is served")
@@ -31,7 +28,8 @@ async def about(service: _Service) -> schemas.About:
     shapes = {m: codebook.shape for m, codebook in bundle.space.codebooks.items()}
     return schemas.About(
         bundle=service.engine.bundle_id, users=len(bundle.user_rows), items=len(bundle.item_rows),
-        heads=service.engine.heads, levels={m: s[0] for m, s in shapes.items()}, codes={m: s[1] for m, s in shapes.items()},
+        heads=service.engine.heads,
+        levels={m: s[0] for m, s in shapes.items()}, codes={m: s[1] for m, s in shapes.items()},
         notes=["Texts and images of cards are generated and may be wrong."],
     )  # fmt: skip
 
@@ -48,7 +46,7 @@ def items(service: _Service, query: _Search = "", limit: _Limit = 10) -> list[sc
 
 @router.get(
     "/items/{item:path}/image", tags=["catalogue"], summary="An item's catalogue image", response_class=Response,
-    responses=_IMAGES | documented(404) | {304: {"description": "Not changed"}},
+    responses=IMAGES | documented(404) | {304: {"description": "Not changed"}},
 )  # fmt: skip
 def item_image(service: _Service, item: _ItemId, if_none_match: Annotated[str | None, Header()] = None) -> Response:
     try:

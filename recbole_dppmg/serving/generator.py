@@ -23,6 +23,7 @@ from PIL import Image
 from recbole_dppmg.errors import DPPMGError
 
 _NICER = 5
+_START_S = 300.0  # to import torch and load the bundle
 
 
 class GeneratorLost(DPPMGError):
@@ -53,20 +54,15 @@ class Generator:
 
         Returns:
             One per request: `{"value": ...}` (text, PNG bytes, or scores by name), or `{"error": why}`, fit for the
-        public, with the traceback as `cause` where there is one.
+            public, with the traceback as `cause` where there is one.
 
         Raises:
             GeneratorLost: the process hung or died; it starts anew at the next call.
         """
         try:
-            self._start()
+            self._start(beat)
             self._pipe.send((task, list(batch)))
-            until = time.monotonic() + self._limit_s
-            while not self._pipe.poll(max(0.0, min(1.0, until - time.monotonic()))):
-                if time.monotonic() >= until:
-                    raise GeneratorLost(f"{task} took longer than {self._limit_s:g} s")
-                beat()
-            return self._pipe.recv()
+            return self._answer(task, self._limit_s, beat)
         except (OSError, EOFError) as error:
             self.stop()
             raise GeneratorLost(f"the generators' process died while it made {task}") from error
@@ -74,7 +70,7 @@ class Generator:
             self.stop()  # else its answer would be taken for the next call's
             raise
 
-    def _start(self) -> None:
+    def _start(self, beat: Callable[[], None]) -> None:
         if self._process is not None and self._process.is_alive():
             return
         self.stop()
@@ -83,6 +79,15 @@ class Generator:
         self._process = context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
         self._process.start()
         theirs.close()
+        self._answer("ready", _START_S, beat)
+
+    def _answer(self, task: str, limit_s: float, beat: Callable[[], None]) -> list[dict[str, Any]]:
+        until = time.monotonic() + limit_s
+        while not self._pipe.poll(max(0.0, min(1.0, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                raise GeneratorLost(f"{task} took longer than {limit_s:g} s")
+            beat()
+        return self._pipe.recv()
 
     def kill(self) -> None:
         """Interrupt a call from another thread: it then raises `GeneratorLost`."""
@@ -111,6 +116,7 @@ def _serve(pipe: Connection, folder: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     bundle = Bundle.from_pretrained(folder)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        pipe.send([])
         while True:
             task, batch = pipe.recv()
             pipe.send(_answer(bundle, task, batch))

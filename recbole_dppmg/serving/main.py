@@ -24,12 +24,14 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="run_dppmg.py serve",
+        allow_abbrev=False,
         description="Serve a bundle: recommendations, cards and a page.",
         epilog=f"The API key is read from {KEY_VARIABLE}; when it is set, everything but health needs it.",
     )
 
     def add(name: str, kind: type, told: str) -> None:
-        parser.add_argument(f"--{name}", type=kind, default=_DEFAULTS[name], help=f"{told} [%(default)s]")
+        flags = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+        parser.add_argument(*flags, type=kind, default=_DEFAULTS[name], help=f"{told} [%(default)s]")
 
     parser.add_argument("--bundle", required=True, help="a bundle's folder or hub id, e.g. outputs/latest/bundle")
     add("host", str, "address to listen on; others than this machine's own need a key")
@@ -56,7 +58,7 @@ def options_from(argv: Sequence[str]) -> tuple[str, ServeOptions]:
     Raises:
         ConfigError: an option is unknown, mistyped or out of range, or the server would be open without a key.
     """
-    given = vars(_parser().parse_args([a.replace("-", "_") if a in ("--store-mb", "--body-kb") else a for a in argv]))
+    given = vars(_parser().parse_args(argv))
     bundle = given.pop("bundle")
     for name in ("port", "store_mb", "queue", "batch", "deadline", "limit", "body_kb", "drain", "rate", "threads"):
         least = 0 if name in ("rate", "port") else 1

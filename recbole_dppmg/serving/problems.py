@@ -48,6 +48,12 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {s: {"description": HTTPStatus(s).phrase, "content": content} for s in statuses}
 
 
+#: A 200 that is a picture.
+IMAGES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {f"image/{t}": {"schema": {"type": "string", "format": "binary"}} for t in ("png", "webp")}}
+}
+
+
 def install(app: FastAPI) -> None:
     """Answer every error with a problem."""
 

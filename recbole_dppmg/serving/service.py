@@ -63,8 +63,9 @@ class Service:
         )  # fmt: skip
 
     def complete(self, stored: StoredCard | None) -> bool:
-        """Whether every generator has done its part."""
-        return stored is not None and all(getattr(stored, modality) for modality in self.engine.heads)
+        """Whether nothing of it will change any more."""
+        made = stored is not None and all(getattr(stored, modality) for modality in self.engine.heads)
+        return made and stored.scores is not None
 
     def retry_after(self) -> str:
         """Seconds until a place in the queue is likely free."""

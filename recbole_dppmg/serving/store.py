@@ -133,7 +133,8 @@ class CardStore:
             )
             evicted = self._evict(connection, card.id)
         if evicted:
-            self._database.connection.execute("PRAGMA incremental_vacuum").fetchall()
+            # as a script: `execute` would take one step, which is one page
+            self._database.connection.executescript("PRAGMA incremental_vacuum")
 
     def _evict(self, connection: sqlite3.Connection, kept: str) -> int:
         excess = self._size(connection) - self._max_bytes

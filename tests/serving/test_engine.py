@@ -1,6 +1,7 @@
 """Recommendations, tokens and search, without the web."""
 
 import pytest
+import torch
 
 from recbole_dppmg.errors import DataError
 from recbole_dppmg.serving.engine import UnknownItem, UnknownUser
@@ -14,7 +15,7 @@ def test_known_user_gets_the_best_unseen_items(engine):
     ]
     assert len(found.items) == 20 and found.scores == sorted(found.scores, reverse=True)
     assert not set(found.items) & {0, *history.tolist()}
-    best = engine.bundle.space.recommend(__import__("torch").tensor([5]), 20)[0][0].tolist()
+    best = engine.bundle.space.recommend(torch.tensor([5]), 20)[0][0].tolist()
     assert found.items == best
 
 

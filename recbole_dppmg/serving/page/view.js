@@ -13,6 +13,7 @@ export function el(tag, attributes = {}, children = []) {
 const titled = (item) => (item.year ? `${item.title} (${item.year})` : item.title);
 const NAMES = { text: "Taste in words", image: "Taste in pictures" };
 const MEASURES = {
+  score: "Recommended by",
   "personalization.text": "Personal, text",
   "personalization.image": "Personal, image",
   consistency: "Text and image agree",
@@ -76,7 +77,8 @@ export function cardView(item) {
     if (!card.complete) return;
     article.setAttribute("aria-busy", "false");
     article.dataset.card = card.id;
-    scores.replaceChildren(...Object.entries(card.scores ?? {}).flatMap(([name, value]) => [
+    const measured = Object.entries({ score: item.score, ...card.scores });
+    scores.replaceChildren(...measured.flatMap(([name, value]) => [
       el("dt", {}, MEASURES[name] ?? name), el("dd", {}, value.toFixed(2)),
     ]));
   }

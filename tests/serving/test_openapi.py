@@ -1,0 +1,42 @@
+"""Whatever the description allows, and what it does not, is answered as it says: never with a 5xx."""
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import unsupported_method
+
+from recbole_dppmg.serving.app import create_app
+from recbole_dppmg.serving.options import ServeOptions
+
+KEY = "a-key-of-the-tests-0123"
+
+
+@pytest.fixture(scope="module")
+def operations(engine, tmp_path_factory):
+    """The operations of a server that takes jobs and makes no cards, so that its queue fills as well."""
+    store = tmp_path_factory.mktemp("openapi") / "cards.sqlite3"
+    app, _ = create_app(engine, ServeOptions(store=store, keys=(KEY,), rate=0, queue=4))
+    described = schemathesis.openapi.from_asgi("/openapi.json", app, headers={"x-api-key": KEY})
+    found = [operation.ok() for operation in described.get_all_operations()]
+    assert len(found) == 16
+    return found
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_every_answer_is_as_described(operations, mode):
+    for operation in operations:
+        if mode is GenerationMode.NEGATIVE and not (operation.path_parameters or operation.query or operation.body):
+            continue
+
+        @given(case=operation.as_strategy(generation_mode=mode))
+        @settings(
+            max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        )
+        def check(case):
+            # a long wait for a card that nobody makes would only be slow
+            if isinstance(case.body, dict) and case.body.get("wait"):
+                case.body["wait"] = 0
+            case.call_and_validate(headers={"x-api-key": KEY}, excluded_checks=[unsupported_method], timeout=30)
+
+        check()

@@ -46,7 +46,7 @@ def test_one_card_that_cannot_be_made_does_not_fail_its_batch(serving):
 
 
 def test_failing_hanging_and_dying_generators_leave_recommendations_alone(serving, control):
-    client, service = serving(limit=3)
+    client, _ = serving(limit=3)
 
     (control / "raise").touch()
     answer = ask(client, 11, wait=60)

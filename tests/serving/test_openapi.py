@@ -9,6 +9,9 @@ from schemathesis.specs.openapi.checks import unsupported_method
 from recbole_dppmg.serving.app import create_app
 from recbole_dppmg.serving.options import ServeOptions
 
+_QUICK = settings(
+    max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)  # fmt: skip
 KEY = "a-key-of-the-tests-0123"
 
 

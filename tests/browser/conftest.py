@@ -1,0 +1,1 @@
+from serving_fixtures import bundle_folder, engine  # noqa: F401

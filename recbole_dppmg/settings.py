@@ -126,7 +126,7 @@ class ImageSettings(_Group):
     image_learning_rate: PositiveFloat = Field(1e-3, description="Adam's rate for the token projector")
     preference_dropout: Fraction = Field(0.1, description="share of teaching examples without preference")
     both_dropout: Fraction = Field(0.05, description="share without preference and without text")
-    text_dropout: Fraction = Field(0.3, description="share with preference but without text")
+    text_dropout: Fraction = Field(0.5, description="share with preference but without text")
     sampling_steps: PositiveInt = Field(20, description="denoising steps of a generated image")
     guidance_text: NonNegative = Field(5.0, description="guidance scale of the item's text")
     guidance_preference: NonNegative = Field(2.0, description="guidance scale of the preference tokens")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from recbole_dppmg.assets import ASSETS, resolve
+from recbole_dppmg.assets import resolve
 from recbole_dppmg.errors import AssetError, DPPMGError
 from recbole_dppmg.generators.pipelines import Backbone
 
@@ -80,7 +80,7 @@ def _locate(model: str) -> Path:
             f"image_generator: '{model}' is a single file; convert it once, where you trust it, with: "
             f"python -c {shlex.quote(program)} and give the new folder"
         )
-    if path.is_dir() or model in ASSETS or model.count("/") != 1:
+    if path.is_dir() or model.count("/") != 1:
         return resolve(model)
     from diffusers import DiffusionPipeline
 
@@ -89,7 +89,7 @@ def _locate(model: str) -> Path:
     except Exception as error:
         raise AssetError(
             f"image_generator: '{model}' is no directory, and the hub cannot be reached or has no safetensors "
-            f"pipeline of that name; give a directory, a reachable hub id, or one of: {', '.join(ASSETS)}"
+            f"pipeline of that name; give a directory, a reachable hub id, or compact-diffusion"
         ) from error
 
 

@@ -248,17 +248,19 @@ def test_tokens_start_as_large_as_text_states(make):
         assert ratio.min() > 0.7 and ratio.max() < 1.4
 
 
-def test_what_is_dropped_gets_null_tokens_and_the_empty_prompt(make, monkeypatch):
-    head = make(both_dropout=1.0)
-    seen = []
-    monkeypatch.setattr(
-        head.backbone, "encode_prompts", lambda p, f=head.backbone.encode_prompts: seen.append(p) or f(p)
-    )
-    loss = head.teaching_loss(CARDS, torch.rand(3, 3, head.size, head.size), torch.Generator().manual_seed(0))
-    loss.backward()
-    assert seen == [["", "", ""]]
-    assert head.projector.null.grad.abs().max() > 0
-    assert not head.projector.level.grad.any()
+@pytest.mark.parametrize(
+    ("share", "prompts_left", "tokens_left"),
+    [("both_dropout", False, False), ("preference_dropout", True, False), ("text_dropout", False, True)],
+)
+def test_what_is_dropped_gets_the_empty_prompt_and_null_tokens(make, monkeypatch, share, prompts_left, tokens_left):
+    keys = dict.fromkeys(("both_dropout", "preference_dropout", "text_dropout"), 0.0)
+    head = make(**keys | {share: 1.0})
+    seen, encode = [], head.backbone.encode_prompts
+    monkeypatch.setattr(head.backbone, "encode_prompts", lambda prompts: seen.append(prompts) or encode(prompts))
+    head.teaching_loss(CARDS, liked_images(head), torch.Generator().manual_seed(0)).backward()
+    assert seen == [[image_prompt(card.item) if prompts_left else "" for card in CARDS]]
+    assert bool(head.projector.level.grad.any()) == tokens_left
+    assert bool(head.projector.null.grad.any()) != tokens_left
 
 
 @pytest.mark.parametrize("keys", [{}, {"image_injection": "decoupled"}, {"image_lora_rank": 2}])

@@ -33,6 +33,11 @@ from recbole_dppmg.types import Item
 logger = logging.getLogger(__name__)
 
 _RECENT = 20
+_PAIRS = 20
+_DRAWN = (
+    "This catalogue has no images of its own: its covers are drawn from title, genres and year with icons of OpenMoji "
+    "(CC BY-SA 4.0)."
+)
 _LOCAL = ("causal_lm", "diffusion")
 #: Keys of DPPMG's own file that hold for the models beside it too.
 _SHARED = {"epochs"}
@@ -46,12 +51,14 @@ def run_from_arguments(argv: Sequence[str]) -> Path:
     """
     config = DPPMGConfig(argv=argv)
     settings = config.settings
+    ours = config["model"] == "DPPMG"
+    baselines = [_config_beside(config, model) for model in settings.baselines] if ours else []
     threads = set_threads(settings.threads)
     name = f"{config['dataset']}-{config['model']}"
     with open_run(Path(settings.output_dir), name, resolved(config), config["state"] or "INFO") as run:
         logger.info("run %s: seed %d, %s, %d threads", run.id, config["seed"], config["device"], threads)
-        if config["model"] == "DPPMG":
-            _run_dppmg(config, run)
+        if ours:
+            _run_dppmg(config, baselines, run)
         else:
             _run_stock(config, run)
     return run.folder / "report.html"
@@ -93,13 +100,16 @@ def _train_beside(config: DPPMGConfig, run: Run) -> dict[str, float]:
     return found
 
 
-def _run_dppmg(config: DPPMGConfig, run: Run) -> None:
+def _run_dppmg(config: DPPMGConfig, baselines: Sequence[DPPMGConfig], run: Run) -> None:
     settings = config.settings
     with run.phase("data", f"read and split {config['dataset']}") as done:
         data = prepare(config)
         users, items = data.dataset.user_num - 1, data.dataset.item_num - 1
         done(f"{users} users, {items} items, {data.dataset.inter_num} interactions")
     features = _features(config, data, run)
+    for beside in baselines:
+        found = _train_beside(beside, run)
+        run.metrics |= {f"ranking.{beside['model']}.{part}": value for part, value in found.items()}
 
     init_seed(config["seed"], config["reproducibility"])
     config["checkpoint_dir"] = str(run.folder / "checkpoints")
@@ -137,9 +147,6 @@ def _run_dppmg(config: DPPMGConfig, run: Run) -> None:
         heads=state.heads,
         joint=state.joint,
     )
-    for model in settings.baselines:
-        found = _train_beside(_config_beside(config, model), run)
-        run.metrics |= {f"ranking.{model}.{part}": value for part, value in found.items()}
     with run.phase("bundle", "write it") as done:
         bundle.save_pretrained(run.folder / "bundle", model_card(_about(config, run), run.metrics))
     with run.phase("cards", f"{settings.report_cards} for each of {settings.report_users} users") as done:
@@ -157,27 +164,29 @@ def _features(config: DPPMGConfig, data: Data, run: Run) -> dict[str, tuple[torc
         DataError: an item has neither text nor image.
         ConfigError: a phase cannot be run on this content.
     """
+    modalities, items = config.settings.modalities, data.dataset.items
     with run.phase("features", "read or encode the items' texts and images") as done:
-        features = {modality: data.dataset.item_features(modality) for modality in ("text", "image")}
+        features = {modality: data.dataset.item_features(modality) for modality in modalities}
         counts = {m: int(present.sum()) for m, (_, present) in features.items()}
-        done(", ".join(f"{number} items with {m}" for m, number in counts.items()))
-    has = features["text"][1] | features["image"][1]
-    bare = [n for n in (~has).nonzero().flatten().tolist() if n]
-    if bare:
-        others = f", nor have {len(bare) - 1} others" if bare[1:] else ""
-        raise DataError(
-            f"item '{data.dataset.items[bare[0]].id}' has neither text nor image{others}; "
-            f"describe it in {config['dataset']}.item, or leave its interactions out"
-        )
-    _check_phases(config.settings, data.dataset.items)
+        done(", ".join(f"{number} items with {m}" for m, number in counts.items()) or "none wanted")
+    if modalities:
+        present = torch.stack([mask for _, mask in features.values()]).any(0)
+        bare = (~present).nonzero().flatten().tolist()[1:]  # the first is padding
+        if bare:
+            others = f", nor have {len(bare) - 1} others" if bare[1:] else ""
+            raise DataError(
+                f"item '{items[bare[0]].id}' has neither {' nor '.join(modalities)}{others}; describe it in "
+                f"{config['dataset']}.item, or leave its interactions out"
+            )
+    _check_phases(config.settings, _shown(config.settings, items), items)
     return features
 
 
-def _check_phases(settings: Settings, items: Sequence[Item]) -> None:
+def _check_phases(settings: Settings, shown: Sequence[str], items: Sequence[Item]) -> None:
     if "injection" in settings.train_phases:
-        if not _heads(items):
+        if not shown:
             raise ConfigError("train_phases: 'injection' needs items with texts or images; take [preference]")
-        for modality in _heads(items):
+        for modality in shown:
             model = getattr(settings, f"{modality}_generator")
             if getattr(settings, f"{modality}_head") in _LOCAL and model.count("/") != 1:
                 resolve(model)  # a missing one is told before the long work; a hub id is the head's to fetch
@@ -188,13 +197,15 @@ def _check_phases(settings: Settings, items: Sequence[Item]) -> None:
             f"train_phases: 'reward' needs encoders that can read what is generated, and {given[0]} comes without "
             f"its encoder; leave one of the two out"
         )
-    if sum(1 for item in items if item.text and item.image) < 20:
-        raise ConfigError("train_phases: 'reward' needs at least 20 items with text and image; leave it out")
+    both = sum(1 for item in items if item.text and item.image) if len(shown) == 2 else 0
+    if both < _PAIRS:
+        raise ConfigError(f"train_phases: 'reward' needs at least {_PAIRS} items with text and image; leave it out")
 
 
-def _heads(items: Sequence[Item]) -> list[str]:
-    """The modalities that can be generated: those in which the catalogue shows how."""
-    return [m for m, found in (("text", any(i.text for i in items)), ("image", any(i.image for i in items))) if found]
+def _shown(settings: Settings, items: Sequence[Item]) -> list[str]:
+    """The modalities that can be generated: those that have tokens, and in which the catalogue shows how."""
+    there = {"text": any(item.text for item in items), "image": any(item.image for item in items)}
+    return [modality for modality in settings.modalities if there[modality]]
 
 
 def _train_generators(state: RunState, run: Run) -> None:
@@ -205,7 +216,7 @@ def _train_generators(state: RunState, run: Run) -> None:
     from recbole_dppmg.trainer.injection import ImageInjection, TextInjection
     from recbole_dppmg.trainer.reward import RewardPhase
 
-    for modality in _heads(state.items):
+    for modality in _shown(settings, state.items):
         name = getattr(settings, f"{modality}_head")
         catalogue = Catalogue(state.space, state.items, state.glossary)
         head = build_head(modality, name, state.space.codebooks, settings, state.seed, catalogue)
@@ -257,8 +268,8 @@ def _recent(data: Data) -> list[list[int]]:
 def _about(config: DPPMGConfig, run: Run, heads: Iterable[str] = ()) -> dict[str, str]:
     about = {"id": run.id, "model": config["model"], "dataset": config["dataset"]}
     about |= {f"{modality}_generator": getattr(config.settings, f"{modality}_generator") for modality in heads}
-    if heads and config.settings.image_dir == DRAWN:
-        about["note"] = "This dataset has no images: its catalogue's covers are drawn from title, genres and year."
+    if config["model"] == "DPPMG" and config.settings.image_dir == DRAWN:
+        about["note"] = _DRAWN
     return about
 
 

@@ -163,10 +163,10 @@ class RewardPhase:
         return Terms(text_terms, weights | {"quality": settings.reward_quality}), Terms(image_terms, weights)
 
     def _text_step(self, head, optimizer, samples, terms: Terms) -> None:
-        advantages = normalise(terms.reward()).flatten()
         reference = head.reference_log_probs(samples)
         with torch.no_grad():
             old = head.log_probs(samples)
+        advantages = normalise(terms.reward()).flatten().to(old.device)
         for _ in range(_INNER_STEPS):
             loss = grpo_loss(
                 head.log_probs(samples), old, reference, advantages, samples.mask, kl=self.state.settings.reward_kl

@@ -145,7 +145,7 @@ class ImageSettings(_Group):
 class RewardSettings(_Group):
     """The reward and its optimisation (stage 2b)."""
 
-    reward_steps: PositiveInt = Field(24, description="reward steps; each is one card with its group")
+    reward_steps: PositiveInt = Field(24, description="reward steps")
     reward_group: int = Field(8, ge=2, description="texts and images per card (G)")
     reward_cards: PositiveInt = Field(2, description="cards per step")
     reward_personalization: NonNegative = Field(1.0, description="weight of p, closeness to this user over others")

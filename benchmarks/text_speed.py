@@ -18,6 +18,7 @@ from collections.abc import Callable
 import torch
 
 from recbole_dppmg.generators.causal_lm import CausalLMHead
+from recbole_dppmg.generators.decoding import complete
 from recbole_dppmg.generators.language_model import TokenLM
 from recbole_dppmg.generators.targets import teaching_target
 from recbole_dppmg.settings import Settings
@@ -50,8 +51,8 @@ def seconds(run: Callable[[], object], repeats: int) -> float:
 def write(lm: TokenLM, batch: list[TextRequest], tokens: int) -> None:
     """Exactly so many tokens for each request."""
     prompts = lm.prompts.build([r.item for r in batch], [r.tokens for r in batch])
-    ends, lm.ends = lm.ends, []
-    lm.complete(prompts, torch.rand(len(batch), tokens), 0.3, top_k=50, sentences=10**6, whole=False)
+    ends, lm.ends = lm.ends, [-1]
+    complete(lm, prompts, torch.rand(len(batch), tokens), 0.3, top_k=50, sentences=10**6, whole=False)
     lm.ends = ends
 
 
@@ -59,7 +60,7 @@ def plain(lm: TokenLM, batch: list[TextRequest], tokens: int) -> None:
     prompts = lm.prompts.build([r.item for r in batch], [r.tokens for r in batch])
     rows = [{"input_ids": list(p.ids), "attention_mask": [1] * len(p.ids)} for p in prompts]
     padded = lm.tokenizer.pad(rows, padding_side="left", return_tensors="pt").to(lm.device)
-    with lm._merged(), torch.no_grad():
+    with lm.merged(), torch.no_grad():
         lm.model.get_base_model().generate(
             **padded, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=True, temperature=0.3, top_k=50,
             pad_token_id=lm.tokenizer.pad_token_id,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from recbole_dppmg.artifacts import fingerprint, load_tensors, save_tensors, write_json
 from recbole_dppmg.errors import BundleError, ConfigError, DataError
 from recbole_dppmg.generators.base import Catalogue
+from recbole_dppmg.generators.decoding import complete
 from recbole_dppmg.generators.language_model import Completions, TokenLM
 from recbole_dppmg.generators.prompts import Prompt, clean, name_of
 from recbole_dppmg.settings import TextSettings
@@ -128,7 +129,7 @@ class CausalLMHead:
     def _write(self, requests: list[TextRequest], prompts: list[Prompt]) -> list[TextResult]:
         settings = self.settings
         chance = _draws(requests, 1, settings.text_max_new_tokens)
-        written = self.lm.complete(prompts, chance, settings.text_temperature, _TOP_K, _SENTENCES)
+        written = complete(self.lm, prompts, chance, settings.text_temperature, _TOP_K, _SENTENCES)
         rests = self.lm.texts(written)
         texts = [explanation(name_of(r.item), rest) for r, rest in zip(requests, rests, strict=True)]
         return [TextResult(t) if t else TextResult("", "the language model wrote nothing") for t in texts]
@@ -142,7 +143,7 @@ class CausalLMHead:
         """
         prompts = self._prompts(requests)
         chance = _draws([TextRequest(r.item, None, seed) for r in requests], group, self.settings.text_max_new_tokens)
-        written = self.lm.complete(prompts, chance, 1.0, sentences=_SENTENCES, whole=False)
+        written = complete(self.lm, prompts, chance, 1.0, sentences=_SENTENCES, whole=False)
         names = [name_of(r.item) for r in requests for _ in range(group)]
         texts = [explanation(name, rest) or name for name, rest in zip(names, self.lm.texts(written), strict=True)]
         bare = self.lm.prompts.build([r.item for r in requests], [None] * len(requests))
@@ -213,7 +214,7 @@ class CausalLMHead:
             if not isinstance(found, dict) or found.get(key) != value:
                 raise BundleError(f"{path}: written for another text generator ('{key}' differs); train it again")
         state = load_tensors(directory / _WEIGHTS)
-        expected = get_shapes(self.lm.model)
+        expected = _shapes(self.lm.model)
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
         if shapes != expected:
             raise BundleError(f"{directory / _WEIGHTS}: its tensors do not fit the text generator; train it again")
@@ -261,7 +262,7 @@ def repetition(text: str) -> float:
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
-def get_shapes(model) -> dict[str, tuple[int, ...]]:
+def _shapes(model) -> dict[str, tuple[int, ...]]:
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(model, save_embedding_layers=False)

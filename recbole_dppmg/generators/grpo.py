@@ -43,7 +43,7 @@ def grpo_loss(
     # where nothing counts the differences may be anything, even infinite: they must not reach the gradient
     new, old, reference = (x.float().masked_fill(~mask, 0.0) for x in (new, old, reference))
     ratio = (new - old.detach()).exp()
-    advantages = advantages.detach().unsqueeze(1)
+    advantages = advantages.detach().to(new.device).unsqueeze(1)
     gain = torch.minimum(ratio * advantages, ratio.clamp(1 - clip[0], 1 + clip[1]) * advantages)
     distance = reference.detach() - new
     divergence = distance.exp() - distance - 1

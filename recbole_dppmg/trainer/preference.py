@@ -122,9 +122,7 @@ class PreferencePhase:
         logged = {f"{self.name}.valid.{name}": value for name, value in values.items()}
         self.tracker.log(logged | quantizer, epoch)
         score = values[self.config["valid_metric"].lower()]
-        return PreferenceResult(
-            epoch, score if self.config["valid_metric_bigger"] else -score, values, quantizer
-        )
+        return PreferenceResult(epoch, score if self.config["valid_metric_bigger"] else -score, values, quantizer)
 
 
 @torch.no_grad()

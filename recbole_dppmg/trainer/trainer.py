@@ -23,9 +23,7 @@ class DPPMGTrainer(Trainer):
         self.tracker = tracker or Tracker()
         self.preference: PreferenceResult | None = None
 
-    def fit(
-        self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None
-    ):
+    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """Train the preference model; returns the best validation score and metrics, as RecBole's does."""
         interactions = train_data.dataset.inter_feat
         pairs = torch.stack([interactions[self.model.USER_ID], interactions[self.model.ITEM_ID]])
@@ -68,9 +66,7 @@ class DPPMGTrainer(Trainer):
             **{f"quantizer.{m}": (m,) for m in self.model.modalities},
         }.items():
             full, coarse = (
-                evaluate(
-                    partial(self.model.scores, quantized=q, channels=channels), task, topk, ["ndcg", "recall"]
-                )
+                evaluate(partial(self.model.scores, quantized=q, channels=channels), task, topk, ["ndcg", "recall"])
                 for q in (False, True)
             )
             found |= {f"{prefix}.kept.{name}": coarse[name] / full[name] for name in full if full[name]}

@@ -26,9 +26,7 @@ def test_items_and_features_are_by_internal_id_and_shared_by_the_split(tiny_path
         assert dataset.id2token("item_id", row) == item.id
         assert item.title == f"Film {item.id}" and item.attributes == (KINDS[int(item.id) % 4],)
     features, present = parts[0].item_features("text")
-    assert features.shape == (dataset.item_num, 384) and present.tolist() == [False] + [True] * (
-        dataset.item_num - 1
-    )
+    assert features.shape == (dataset.item_num, 384) and present.tolist() == [False] + [True] * (dataset.item_num - 1)
     assert parts[1].item_features("text")[0] is features
     kinds = torch.tensor([int(item.id) % 4 for item in dataset.items[1:]])
     cosine = features[1:] @ features[1:].T

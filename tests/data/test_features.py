@@ -20,7 +20,9 @@ def items(*texts):
 
 
 def test_texts_of_like_meaning_are_near(settings):
-    features, mask = item_features(items("a film about space travel", "an astronaut movie", "baking bread"), "text", settings)
+    features, mask = item_features(
+        items("a film about space travel", "an astronaut movie", "baking bread"), "text", settings
+    )
     assert mask.all()
     assert features.shape == (3, 384)
     assert features[0] @ features[1] > features[0] @ features[2] + 0.2

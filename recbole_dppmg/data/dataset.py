@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from recbole.data.dataset import Dataset
@@ -10,9 +11,11 @@ from torch import Tensor
 from recbole_dppmg.data.content import read_items
 from recbole_dppmg.data.features import item_features
 from recbole_dppmg.data.given import given_features
-from recbole_dppmg.data.images import locate_images
+from recbole_dppmg.data.images import ImageFault, locate_images
 from recbole_dppmg.settings import ContentSettings, group_of
 from recbole_dppmg.types import Item
+
+logger = logging.getLogger(__name__)
 
 
 class DPPMGDataset(Dataset):
@@ -32,8 +35,17 @@ class DPPMGDataset(Dataset):
             ids = [str(token) for token in self.field2id_token[self.iid_field]]
             items = read_items(folder / f"{self.dataset_name}.item", ids, settings, self.iid_field)
             items[0] = Item(id=ids[0], title="", text="")
-            self._content["items"] = locate_images(items, folder, settings)
+            self._content["items"], faults = locate_images(items, folder, settings)
+            self._content["faults"] = faults
+            if bad := [fault for fault in faults if not fault.used]:
+                told = "; ".join(f"{fault.file} of item '{fault.item}': {fault.reason}" for fault in bad[:3])
+                logger.warning("images: %d left out, `encode` lists them all: %s", len(bad), told)
         return self._content["items"]
+
+    @property
+    def image_faults(self) -> list[ImageFault]:
+        """Images that are left out, and those that are used after a conversion."""
+        return self._content["faults"] if self.items else []
 
     def item_features(self, modality: str) -> tuple[Tensor, Tensor]:
         """Frozen features float32 (n_items, D) and a bool mask (n_items,) of the items that have any."""

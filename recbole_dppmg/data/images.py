@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +21,33 @@ from recbole_dppmg.types import Item
 DRAWN = "drawn"
 MAX_PIXELS = 32_000_000
 _FORMATS = ("JPEG", "PNG", "WEBP")
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+_GLANCE = (64, 64)  # a JPEG is decoded at this size or a little more to see whether it is whole
+_BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-def locate_images(items: Sequence[Item], dataset_dir: Path, settings: ContentSettings) -> list[Item]:
-    """The items with the path of their image, where there is one.
+@dataclass(frozen=True)
+class ImageFault:
+    """What is wrong with an item's image: it is left out, or it is `used` after a conversion."""
 
-    `image_dir` is searched for `{item_id}.jpg` and kin; `drawn` draws covers; otherwise the image column of
-    `.item`, relative to the dataset's folder, is used.
+    item: str
+    file: str
+    reason: str
+    used: bool = False
+
+
+def locate_images(
+    items: Sequence[Item], dataset_dir: Path, settings: ContentSettings
+) -> tuple[list[Item], list[ImageFault]]:
+    """The items with the path of their image where there is a good one, and the faults of all others.
+
+    `image_dir` is searched for the file that the image column of `.item` names or, without that column, for
+    `{item_id}.jpg` and kin; `drawn` draws covers; without `image_dir`, the column is relative to the dataset's folder.
+    Every file is decoded once, so that no bad one is met later.
 
     Raises:
         ConfigError: `image_dir` does not exist.
-        DataError: an image's path leads out of the dataset's folder, or names no file.
+        DataError: there are images, and none of them can be used.
     """
     if settings.image_dir == DRAWN:
         from recbole_dppmg.data.covers import ensure_covers
@@ -39,41 +55,97 @@ def locate_images(items: Sequence[Item], dataset_dir: Path, settings: ContentSet
         described = [item for item in items if item.title]
         key = fingerprint(dataset_dir.name, [item.id for item in described])
         paths = ensure_covers(described, cache_dir() / "covers" / f"{dataset_dir.name}-{key}")
-        return [replace(item, image=paths.get(item.id)) for item in items]
-    if settings.image_dir:
-        return _from_folder(items, Path(settings.image_dir).expanduser())
-    return [replace(item, image=_inside(dataset_dir, item)) if item.image else item for item in items]
+        return [replace(item, image=paths.get(item.id)) for item in items], []
+    root = Path(settings.image_dir).expanduser() if settings.image_dir else dataset_dir
+    if settings.image_dir and not root.is_dir():
+        raise ConfigError(f"image_dir: '{root}' is no folder; give one with {{item_id}}.jpg, or '{DRAWN}'")
+    if any(item.image for item in items):
+        named = {item.id: root / item.image for item in items if item.image}
+    else:
+        named = _by_id(items, root) if settings.image_dir else {}
+    with ThreadPoolExecutor() as pool:  # decoding leaves Python alone
+        found = dict(zip(named, pool.map(lambda path: _judge(path, root.resolve()), named.values()), strict=True))
+    faults = [
+        ImageFault(item, str(named[item]).removeprefix(f"{root}/"), reason, used)
+        for item, (reason, used) in found.items()
+        if reason
+    ]
+    good = {item for item, (_, used) in found.items() if used}
+    if found and not good:
+        first = faults[0]
+        raise DataError(f"images in {root}: none of {len(faults)} can be used; first {first.file}: {first.reason}")
+    return [replace(item, image=named[item.id] if item.id in good else None) for item in items], faults
 
 
-def _from_folder(items: Sequence[Item], folder: Path) -> list[Item]:
-    if not folder.is_dir():
-        raise ConfigError(f"image_dir: '{folder}' is no folder; give one with {{item_id}}.jpg, or '{DRAWN}'")
-    found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES}
-    return [replace(item, image=found.get(item.id)) for item in items]
+def _by_id(items: Sequence[Item], folder: Path) -> dict[str, Path]:
+    """Files by the item that their name is the id of; where there are several, one of a known kind goes first."""
+    known = {item.id for item in items if item.id}
+    files = sorted(folder.iterdir(), key=lambda path: (path.suffix.lower() in _SUFFIXES, path.name))
+    return {path.stem: path for path in files if path.stem in known and not path.is_dir()}
 
 
-def _inside(root: Path, item: Item) -> Path:
-    path = (root / item.image).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise DataError(f"item '{item.id}': image '{item.image}' lies outside {root}; move it inside")
+def _judge(path: Path, root: Path) -> tuple[str, bool]:
+    """What is to be said of a file, empty if nothing, and whether it can be used."""
+    if not path.resolve().is_relative_to(root):
+        return f"leads out of {root}; move it inside", False
     if not path.is_file():
-        raise DataError(f"item '{item.id}': image {path} does not exist; add it or empty the cell")
-    return path
+        return "no such file", False
+    try:
+        return _peculiarities(path), True
+    except DataError as error:
+        return str(error).removeprefix(f"image {path}: "), False
+
+
+def _peculiarities(path: Path) -> str:
+    """Decode a file; in words, what is lost when it becomes an RGB image of 8 bits."""
+    with _opened(path) as image:
+        notes, kind = [], {"MPO": "JPEG"}.get(image.format, image.format)  # MPO is a JPEG with a second view
+        try:
+            if kind != _SUFFIXES.get(path.suffix.lower()):
+                notes.append(f"is {kind} by its content")
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                notes.append("animated, its first frame is used")
+            if image.mode == "CMYK":
+                notes.append("CMYK, converted to RGB")
+            if image.mode.startswith("I"):
+                notes.append("16 bits per channel, reduced to 8")
+            image.draft(None, _GLANCE)
+            image.load()
+        except _BROKEN as error:
+            raise _unreadable(path, error) from error
+    return "; ".join(notes)
+
+
+def _opened(path: Path) -> Image.Image:
+    """The file's header, read and found good."""
+    try:
+        image = Image.open(path, formats=_FORMATS)
+    except _BROKEN as error:
+        raise _unreadable(path, error) from error
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise DataError(f"image {path}: {image.width} x {image.height} pixels; the cap is {MAX_PIXELS}")
+    return image
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = "it is empty" if path.is_file() and not path.stat().st_size else error
+    return DataError(f"image {path}: cannot be read as JPEG, PNG or WebP ({reason}); replace or remove it")
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode a JPEG, PNG or WebP file to RGB.
+    """Decode a JPEG, PNG or WebP file to RGB, the first frame of an animated one.
 
     Raises:
         DataError: naming the file, if it is damaged, of another format or too large.
     """
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"image {path}: {image.width} x {image.height} pixels; the cap is {MAX_PIXELS}")
+    with _opened(path) as image:
+        try:
+            if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+                image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"image {path}: cannot be read as JPEG, PNG or WebP ({error}); replace or remove it") from error
+        except _BROKEN as error:
+            raise _unreadable(path, error) from error
 
 
 def load_batch(paths: Sequence[Path], size: int) -> Tensor:

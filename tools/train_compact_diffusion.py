@@ -1,10 +1,13 @@
-"""Train the embedded image pipeline: an autoencoder, then a denoiser on its latents, both of diffusers' classes.
+"""Train the embedded image pipeline: latents, a decoder of them, and a denoiser, all of diffusers' classes.
 
-    python tools/train_compact_diffusion.py autoencoder --folder=build/compact --steps=1500
-    python tools/train_compact_diffusion.py denoiser    --folder=build/compact --steps=7000
-    python tools/train_compact_diffusion.py export      --folder=build/compact --target=recbole_dppmg/weights/compact-diffusion
+    python tools/train_compact_diffusion.py latents  --folder=build/compact
+    python tools/train_compact_diffusion.py decoder  --folder=build/compact --steps=2500
+    python tools/train_compact_diffusion.py denoiser --folder=build/compact --steps=7000
+    python tools/train_compact_diffusion.py export   --folder=build/compact --target=DIR
 
-Each step of training can be killed and started again: it goes on from its last checkpoint. On a GPU it uses it.
+The latents are linear: the 16 principal components of 8 x 8 pixels, which covers of flat colours lose little by,
+and which need no training. So the decoder and the denoiser train at the same time, side by side. Each can be
+killed and started again: it goes on from its last checkpoint. On a GPU it uses it.
 """
 
 from __future__ import annotations
@@ -16,30 +19,100 @@ import time
 from pathlib import Path
 
 import torch
-from compact_data import film_examples, made_up_examples, pixels
+from compact_data import Example, film_examples, made_up_examples, pixels
 from diffusers import AutoencoderTiny, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_dppmg.data.encoders import text_encoder
+from recbole_dppmg.generators.pipelines import token_states
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ENCODER, TOKENS = "all-MiniLM-L6-v2", 32
-CHANNELS = 8
+CHANNELS, WIDTH = 16, 48
+LATENT_SIZE = 0.3  # spread of raw latents; the decoder clamps at 3
 MADE_UP = 9000
 FILM_SHARE = 0.4  # of the training batches
+NOISE = 0.15  # at most, in the decoder's training, as a share of the latents' spread
 NO_TEXT = 0.1  # share of captions left out, for guidance
 EMA = 0.999
 
 
 def autoencoder() -> AutoencoderTiny:
-    """128 x 128 pixels to 16 x 16 latents of 8 channels; most of its depth where the maps are small."""
-    widths, down, up = (48,) * 4, (1, 1, 2, 4), (4, 3, 1, 1)
+    """128 x 128 pixels to 16 x 16 latents of 16 channels."""
     return AutoencoderTiny(
-        encoder_block_out_channels=widths, decoder_block_out_channels=widths,
-        num_encoder_blocks=down, num_decoder_blocks=up, latent_channels=CHANNELS,
+        encoder_block_out_channels=(WIDTH,) * 4, decoder_block_out_channels=(WIDTH,) * 4,
+        num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(4, 3, 2, 1), latent_channels=CHANNELS,
     )  # fmt: skip
+
+
+@torch.no_grad()
+def principal_autoencoder(images: Tensor) -> AutoencoderTiny:
+    """An autoencoder whose encoder is a projection on principal components, and whose decoder starts with what
+    they say of each area's mean colour.
+
+    Two convolutions of stride 2 only rearrange pixels, the third projects; a component's two signs travel in
+    channels of their own, which the activations in between leave as they are.
+
+    Args:
+        images: uint8 (N, 3, 128, 128), what to take the components of.
+    """
+    model = autoencoder()
+    blocks = F.pixel_unshuffle(images.float() / 255, 8)  # channel c * 64 + y * 8 + x
+    rows = blocks.permute(0, 2, 3, 1).reshape(-1, 192)
+    mean = rows.mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov((rows - mean).T))
+    values, vectors = values.flip(0)[:CHANNELS], vectors.flip(1)[:, :CHANNELS]
+    # between plain and whitened: small components count less than large ones, but are not lost in the noise
+    scale = LATENT_SIZE * values.sqrt().pow(-0.75)
+    project = (vectors * scale).T  # (16, 192)
+    colour = project.reshape(CHANNELS, 3, 64).mean(2) / scale.unsqueeze(1).pow(2)
+
+    encoder, decoder = model.encoder.layers, model.decoder.layers
+    for block in (m for m in model.modules() if type(m).__name__ == "AutoencoderTinyBlock"):
+        block.conv[-1].weight.mul_(0.1 if block in decoder else 0)
+        block.conv[-1].bias.zero_()
+    convolutions = [layer for layer in encoder if isinstance(layer, torch.nn.Conv2d)]
+    for layer in convolutions:
+        layer.weight.zero_()
+    first, second, third, fourth, last = convolutions
+    first.bias.zero_()
+    first.weight[range(3), range(3), 1, 1] = 1
+    for layer, known in ((second, 3), (third, 12)):
+        for n in range(4 * known):
+            layer.weight[n, n % known, 1 + n // known // 2, 1 + n // known % 2] = 1
+    for n in range(48):  # channel n of 4 x 4 pixels, then its place among 2 x 2 of those
+        c = n % 3
+        for dy in range(2):
+            for dx in range(2):
+                # the stride-2 steps nest: the first one's offset is the finest
+                row = _offset(n // 3 % 4 // 2, n // 12 // 2, dy) * 8 + _offset(n // 3 % 2, n // 12 % 2, dx)
+                weights = project[:, c * 64 + row]
+                fourth.weight[:CHANNELS, n, 1 + dy, 1 + dx] = weights
+                fourth.weight[CHANNELS : 2 * CHANNELS, n, 1 + dy, 1 + dx] = -weights
+    last.weight[range(CHANNELS), range(CHANNELS), 1, 1] = 1
+    last.weight[range(CHANNELS), range(CHANNELS, 2 * CHANNELS), 1, 1] = -1
+    last.bias.copy_(-project @ mean)
+
+    convolutions = [layer for layer in decoder if isinstance(layer, torch.nn.Conv2d)]
+    channels = torch.arange(CHANNELS)
+    for layer in convolutions:
+        layer.weight.mul_(0.1)
+        if layer.bias is not None:
+            layer.bias.zero_()
+    convolutions[0].weight[channels, channels, 1, 1] += 1
+    convolutions[0].weight[channels + CHANNELS, channels, 1, 1] -= 1
+    for layer in convolutions[1:-1]:
+        layer.weight[torch.arange(WIDTH), torch.arange(WIDTH), 1, 1] += 1
+    convolutions[-1].weight[:, :CHANNELS, 1, 1] += colour.T
+    convolutions[-1].weight[:, CHANNELS : 2 * CHANNELS, 1, 1] -= colour.T
+    convolutions[-1].bias.copy_(mean.reshape(3, 64).mean(1))
+    return model
+
+
+def _offset(finest: int, middle: int, coarsest: int) -> int:
+    return finest + 2 * middle + 4 * coarsest
 
 
 def denoiser() -> UNet2DConditionModel:
@@ -90,94 +163,85 @@ def rate(step: int, steps: int, peak: float) -> float:
     return peak * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
 
 
-def train_autoencoder(folder: Path, steps: int, batch: int = 16, peak: float = 2e-3) -> None:
-    """L1 in pixels and in their gradients, which keeps outlines sharp; latents are drawn towards unit size."""
-    torch.manual_seed(0)
-    model = autoencoder().to(DEVICE, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=1e-4)
-    checkpoint, start = Checkpoint(folder, "autoencoder"), 0
+def examples() -> list[Example]:
+    """All that is trained on, films first."""
+    return film_examples()[0] + made_up_examples(MADE_UP, seed=1)
+
+
+@torch.no_grad()
+def make_latents(folder: Path) -> None:
+    """Write the autoencoder as it starts, latents of every cover at unit variance, states of every caption."""
+    found = examples()
+    films = sum(1 for _ in film_examples()[0])
+    covers = [cover for _, cover in found]
+    model = principal_autoencoder(pixels(covers[:: len(covers) // 1500])).eval()
+    parts = []
+    for start in range(0, len(covers), 64):
+        parts.append(model.encoder(pixels(covers[start : start + 64]).float() / 127.5 - 1))
+    latents = torch.cat(parts)
+    scale = 1 / latents.std()
+    states = caption_states([caption for caption, _ in found] + [""])
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(model.state_dict(), folder / "start.safetensors")
+    tensors = {"latents": (latents * scale).half(), "states": states.half()}
+    save_file(tensors | {"scale": scale.reshape(1), "films": torch.tensor([films])}, folder / "encoded.safetensors")
+    print(f"{films} films, {len(covers) - films} made-up covers, latents scaled by {scale:.3f}")
+
+
+def train_decoder(folder: Path, steps: int, batch: int = 8, peak: float = 1e-3) -> None:
+    """L1 of pixels and of outlines; the encoder stays as it is. Latents get a little noise, as generated ones have."""
+    model = autoencoder()
+    model.load_state_dict(load_file(folder / "start.safetensors"))
+    model.to(DEVICE)
+    model.encoder.requires_grad_(False)
+    decoder = model.decoder.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.0)
+    checkpoint, start = Checkpoint(folder, "decoder"), 0
     if found := checkpoint.load():
-        model.load_state_dict(found[0])
+        decoder.load_state_dict(found[0])
         optimizer.load_state_dict(found[1]["optimizer"])
         start = found[1]["step"]
-    films, _ = film_examples()
-    covers = [cover for _, cover in films + made_up_examples(MADE_UP, seed=1)]
+    covers = [cover for _, cover in examples()]
     chance = torch.Generator().manual_seed(start)
     began, total = time.time(), 0.0
     for step in range(start, steps):
         chosen = torch.randint(len(covers), (batch,), generator=chance).tolist()
         image = pixels([covers[n] for n in chosen]).to(DEVICE).float() / 127.5 - 1
-        image = image.contiguous(memory_format=torch.channels_last)
         for group in optimizer.param_groups:
             group["lr"] = rate(step, steps, peak)
-        with _autocast():
+        with torch.no_grad():
             latents = model.encoder(image)
-            output = model.decoder(latents)
-        output, latents = output.float(), latents.float()
-        error = output - image
-        edges = (error.diff(dim=2)).abs().mean() + (error.diff(dim=3)).abs().mean()
-        loss = error.abs().mean() + 0.5 * edges + 1e-3 * (latents.pow(2).mean() - 1).clamp_min(0)
+            noise = torch.randn(latents.shape, generator=chance).to(DEVICE)
+            strength = NOISE * torch.rand(batch, 1, 1, 1, generator=chance).to(DEVICE)
+            latents = (latents + strength * noise * latents.std()).contiguous(memory_format=torch.channels_last)
+        with _autocast():
+            output = decoder(latents)
+        error = output.float() - image
+        edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+        loss = error.abs().mean() + 0.5 * edges
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
-        total += loss.item()
+        total += error.detach().abs().mean().item()
         if (step + 1) % 50 == 0:
             each = (time.time() - began) / (step + 1 - start)
-            print(f"autoencoder {step + 1}/{steps} loss {total / 50:.4f} {each:.2f} s/step", flush=True)
+            print(f"decoder {step + 1}/{steps} L1 {total / 50:.4f} {each:.2f} s/step", flush=True)
             total = 0.0
         if (step + 1) % 200 == 0 or step + 1 == steps:
-            checkpoint.save(model.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
-
-
-@torch.no_grad()
-def encode_all(folder: Path) -> dict[str, Tensor]:
-    """Latents of every training cover, scaled to unit variance, and states of every caption; kept on disk."""
-    path = folder / "encoded.safetensors"
-    if path.is_file():
-        return load_file(path)
-    films, _ = film_examples()
-    examples = films + made_up_examples(MADE_UP, seed=1)
-    model = autoencoder()
-    model.load_state_dict(load_file(folder / "autoencoder.safetensors"))
-    model = model.to(DEVICE, memory_format=torch.channels_last).eval()
-    latents = []
-    for start in range(0, len(examples), 64):
-        image = pixels([cover for _, cover in examples[start : start + 64]]).to(DEVICE).float() / 127.5 - 1
-        with _autocast():
-            latents.append(model.encoder(image.contiguous(memory_format=torch.channels_last)).float().cpu())
-    table = torch.cat(latents)
-    states = caption_states([caption for caption, _ in examples] + [""])
-    encoded = {
-        "latents": (table / table.std()).half(),
-        "scale": (1 / table.std()).reshape(1),
-        "states": states.half(),
-        "films": torch.tensor([len(films)]),
-    }
-    save_file(encoded, path)
-    return encoded
+            checkpoint.save(decoder.state_dict(), optimizer=optimizer.state_dict(), step=step + 1)
 
 
 @torch.no_grad()
 def caption_states(captions: list[str]) -> Tensor:
-    """Last hidden states of the frozen text encoder, float32 (N, 32, 384), as the pipeline is prompted."""
+    """What the pipeline is prompted with: float32 (N, 32, 384)."""
     encoder = text_encoder(ENCODER)
-    states = []
-    for start in range(0, len(captions), 128):
-        batch = encoder.tokenizer(
-            captions[start : start + 128],
-            padding="max_length",
-            truncation=True,
-            max_length=TOKENS,
-            return_tensors="pt",
-        )
-        states.append(encoder.model(**batch).last_hidden_state)
-    return torch.cat(states)
+    return torch.cat([token_states(encoder, captions[n : n + 128], TOKENS) for n in range(0, len(captions), 128)])
 
 
 def train_denoiser(folder: Path, steps: int, batch: int = 32, peak: float = 5e-4) -> None:
     """Velocity loss with an exponential average of the weights."""
-    encoded = encode_all(folder)
+    encoded = load_file(folder / "encoded.safetensors")
     latents, states, n_films = encoded["latents"].to(DEVICE), encoded["states"].to(DEVICE), int(encoded["films"])
     torch.manual_seed(0)
     model = denoiser().to(DEVICE)
@@ -238,23 +302,36 @@ def export(folder: Path, target: Path) -> None:
         raise SystemExit(f"{folder}: no denoiser yet; train it first")
     unet, vae = denoiser(), autoencoder()
     unet.load_state_dict({k[4:]: v for k, v in found[0].items() if k.startswith("ema.")})
-    vae.load_state_dict(load_file(folder / "autoencoder.safetensors"))
-    vae.register_to_config(scaling_factor=float(encode_all(folder)["scale"]))
-    scheduler = DPMSolverMultistepScheduler.from_config(noise_schedule().config, timestep_spacing="trailing")
+    vae.load_state_dict(load_file(folder / "start.safetensors"))
+    vae.decoder.load_state_dict(load_file(folder / "decoder.safetensors"))
+    vae.register_to_config(scaling_factor=float(load_file(folder / "encoded.safetensors")["scale"]))
+    scheduler = DPMSolverMultistepScheduler.from_config(
+        noise_schedule().config,
+        timestep_spacing="trailing",
+        steps_offset=1,
+        lambda_min_clipped=-5.1,  # the cosine schedule ends beyond what the solver can divide by
+    )
     pipeline = StableDiffusionPipeline(
         vae=vae.half(), unet=unet.half(), scheduler=scheduler, text_encoder=None, tokenizer=None,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_pretrained(target, safe_serialization=True)
+    _drop(target / "vae" / "config.json", "block_out_channels")  # written, but not read back
     conditioning = {"text_encoder": ENCODER, "max_length": TOKENS, "steps": found[1]["step"]}
     (target / "conditioning.json").write_text(json.dumps(conditioning, indent=1) + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file()) / 2**20
     print(f"{target}: {size:.1f} MiB after {found[1]['step']} steps")
 
 
+def _drop(path: Path, key: str) -> None:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config[key]
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("autoencoder", "denoiser", "export"))
+    parser.add_argument("stage", choices=("latents", "decoder", "denoiser", "export"))
     parser.add_argument("--folder", type=Path, required=True, help="checkpoints")
     parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--target", type=Path, help="folder of the exported pipeline")
@@ -262,8 +339,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    if arguments.stage == "autoencoder":
-        train_autoencoder(arguments.folder, arguments.steps)
+    if arguments.stage == "latents":
+        make_latents(arguments.folder)
+    elif arguments.stage == "decoder":
+        train_decoder(arguments.folder, arguments.steps)
     elif arguments.stage == "denoiser":
         train_denoiser(arguments.folder, arguments.steps)
     else:

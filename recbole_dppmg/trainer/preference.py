@@ -40,7 +40,7 @@ class PreferencePhase:
 
     def __init__(self, model: DPPMG, config, tracker: Tracker):
         self.model, self.config, self.tracker = model, config, tracker
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"], fused=True)
 
     def fit(
         self, pairs: Tensor, valid: RankingTask | None, on_score: Callable[[int, float], None] | None = None

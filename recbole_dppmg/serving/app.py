@@ -80,6 +80,8 @@ def _describe(app: FastAPI, locked: bool) -> None:
             components.setdefault("schemas", {})["Problem"] = problems.Problem.model_json_schema()
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
+                    if "requestBody" in operation:
+                        operation["responses"] |= {str(k): v for k, v in problems.documented(400).items()}
                     if path not in ("/healthz", "/readyz"):
                         operation["responses"] |= {str(k): v for k, v in problems.documented(401, 413, 429).items()}
             if locked:

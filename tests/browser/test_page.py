@@ -22,6 +22,7 @@ if not (CHROMIUM and DRIVER) and not os.environ.get("CI"):
     pytest.skip("no browser: apt-get install chromium chromium-driver", allow_module_level=True)
 
 from selenium import webdriver  # noqa: E402
+from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
@@ -85,7 +86,9 @@ def every(browser, selector):
 
 
 def until(browser, true):
-    return WebDriverWait(browser, PATIENCE_S, 0.1).until(lambda _: true())
+    # a list may be drawn anew while it is read
+    waiting = WebDriverWait(browser, PATIENCE_S, 0.1, ignored_exceptions=[StaleElementReferenceException])
+    return waiting.until(lambda _: true())
 
 
 def cards_ready(browser, number=8):

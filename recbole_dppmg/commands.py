@@ -18,7 +18,8 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog.split()[-1]}: {message}; see {self.prog.split()[-1]} --help")
 
 
-def _parser(verb: str, told: str) -> argparse.ArgumentParser:
+def parser_of(verb: str, told: str) -> argparse.ArgumentParser:
+    """The parser of a verb that works on a bundle; a bad argument is a ConfigError."""
     parser = _Parser(prog=f"run_dppmg.py {verb}", description=told, allow_abbrev=False)
     parser.add_argument("--bundle", default=_BUNDLE, help="a bundle's folder or hub id [%(default)s]")
     return parser
@@ -30,7 +31,7 @@ def tokens(argv: Sequence[str]) -> int:
     Raises:
         BundleError, DataError: the bundle cannot be read, or does not know the user.
     """
-    parser = _parser("tokens", "Show what a user's preference tokens stand for.")
+    parser = parser_of("tokens", "Show what a user's preference tokens stand for.")
     parser.add_argument("--user", required=True, help="the user's id in the dataset")
     given = parser.parse_args(argv)
     bundle = Bundle.from_pretrained(given.bundle)
@@ -56,7 +57,7 @@ def generate(argv: Sequence[str]) -> int:
     from recbole_dppmg.evaluation.report import write_report
     from recbole_dppmg.runs import set_threads
 
-    parser = _parser("generate", "Make cards for users of a bundle.")
+    parser = parser_of("generate", "Make cards for users of a bundle.")
     parser.add_argument("--users", required=True, help="ids in the dataset, separated by commas")
     parser.add_argument("--cards", type=int, default=4, help="cards of each user [%(default)s]")
     parser.add_argument("--output", type=Path, default=Path("cards"), help="folder to make [%(default)s]")
@@ -72,7 +73,7 @@ def generate(argv: Sequence[str]) -> int:
     rows = [bundle.row_of(user) for user in dict.fromkeys(given.users.split(","))]
     cards = make_cards(bundle, rows, given.cards, given.output, bundle.seed if given.seed is None else given.seed)
     about = {"id": given.output.name, "model": "DPPMG", "dataset": str(given.bundle)}
-    about |= {f"{m}_generator": getattr(bundle.settings, f"{m}_generator") for m in bundle.heads}
+    about |= {f"{m}_generator": Path(getattr(bundle.settings, f"{m}_generator")).name for m in bundle.heads}
     report = given.output / "report.html"
     write_report(report, about, {}, {}, bundle, cards)
     print(f"{len(cards)} cards: {report}")

@@ -23,7 +23,7 @@ from recbole_dppmg.generators.base import Catalogue, build_head
 from recbole_dppmg.keys import properties_dir, read_yaml
 from recbole_dppmg.model.dppmg import DPPMG
 from recbole_dppmg.model.glossary import build_glossary
-from recbole_dppmg.runs import Run, open_run, set_threads
+from recbole_dppmg.runs import INJECTED, Run, open_run, set_threads
 from recbole_dppmg.settings import Settings
 from recbole_dppmg.trainer.state import RunState
 from recbole_dppmg.trainer.stock import Data, in_folder, prepare, train_stock
@@ -153,6 +153,7 @@ def _run_dppmg(config: DPPMGConfig, baselines: Sequence[DPPMGConfig], run: Run) 
         users = choose_users(bundle, settings.report_users, config["seed"])
         cards = make_cards(bundle, users, settings.report_cards, run.folder, config["seed"])
         done(f"{len(cards)} cards")
+    run.stop_clock()
     about = _about(config, run, state.heads)
     write_report(run.folder / "report.html", about, run.metrics, run.tracker.history, bundle, cards)
 
@@ -234,6 +235,9 @@ def _train_generators(state: RunState, run: Run) -> None:
     if fixed := [head.name for head in state.heads.values() if not head.parameters()]:
         logger.info("reward: left out, %s has nothing to reward", fixed[0])
         return
+    for modality, head in state.heads.items():  # to be compared with what the reward makes of them
+        (run.folder / INJECTED / modality).mkdir(parents=True)
+        head.save(run.folder / INJECTED / modality)
     with run.phase("reward", f"{settings.reward_steps} steps for personal and consistent cards") as done:
         RewardPhase().fit(state)
         for modality in state.heads:
@@ -267,7 +271,8 @@ def _recent(data: Data) -> list[list[int]]:
 
 def _about(config: DPPMGConfig, run: Run, heads: Iterable[str] = ()) -> dict[str, str]:
     about = {"id": run.id, "model": config["model"], "dataset": config["dataset"]}
-    about |= {f"{modality}_generator": getattr(config.settings, f"{modality}_generator") for modality in heads}
+    for modality in heads:  # of a folder its name: a report may be shown to others
+        about[f"{modality}_generator"] = Path(getattr(config.settings, f"{modality}_generator")).name
     if config["model"] == "DPPMG" and config.settings.image_dir == DRAWN:
         about["note"] = _DRAWN
     return about

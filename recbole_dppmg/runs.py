@@ -27,6 +27,7 @@ from recbole_dppmg.trainer.tracking import Tracker
 logger = logging.getLogger(__name__)
 
 LATEST = "latest"
+INJECTED = "injected"  # a run's folder of heads as they were before the reward phase
 _COLOUR = re.compile(r"\x1B\[[0-?]*[ -/]*[@-~]")
 _CHATTY = ("alembic", "matplotlib", "PIL", "httpx", "mlflow")
 
@@ -37,6 +38,11 @@ class Run:
     def __init__(self, folder: Path, tracker: Tracker):
         self.folder, self.tracker = folder, tracker
         self.metrics: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        """Set `time.total_s` to the seconds since the run began."""
+        self.metrics["time.total_s"] = round(time.perf_counter() - self._start, 2)
 
     @property
     def id(self) -> str:
@@ -83,10 +89,9 @@ def open_run(root: Path, name: str, parameters: Mapping[str, Any], level: str = 
         write_text(folder / "config.yaml", yaml.safe_dump(dict(parameters), sort_keys=False, allow_unicode=True))
         tracker = Tracker(root / "mlflow.db", folder.name, parameters)
         run = Run(folder, tracker)
-        start = time.perf_counter()
         try:
             yield run
-            run.metrics["time.total_s"] = round(time.perf_counter() - start, 2)
+            run.stop_clock()
             write_json(folder / "metrics.json", dict(sorted(run.metrics.items())))
             logger.info("run %s: done in %.0f s", run.id, run.metrics["time.total_s"])
             tracker.finish(folder, run.metrics)

@@ -15,6 +15,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "encode": ("recbole_dppmg.encoding:encode", "encode a dataset's texts and images; tell what is covered"),
     "tokens": ("recbole_dppmg.commands:tokens", "show what a user's preference tokens stand for"),
     "generate": ("recbole_dppmg.commands:generate", "make cards for users of a bundle"),
+    "evaluate": ("recbole_dppmg.evaluate:main", "judge the texts and images that a run's bundle generates"),
     "serve": ("recbole_dppmg.serving.main:main", "serve a bundle over HTTP, with a page"),
 }
 

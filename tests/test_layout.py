@@ -18,7 +18,7 @@ ORDER = (
     {"bundle"},
     {"evaluation"},
     {"trainer", "runs"},
-    {"pipeline", "commands", "encoding"},
+    {"pipeline", "commands", "encoding", "evaluate"},
     {"serving"},
     {"cli"},
 )

@@ -7,7 +7,6 @@ likes it best.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 _TIE = 1e-6  # scores nearer than this are the same: a mean over equal numbers need not be that number
@@ -31,8 +30,8 @@ def identify(scores: Tensor) -> tuple[Tensor, Tensor]:
 
     >>> identify(torch.eye(3)[None])[0]
     tensor([[1., 1., 1.]], dtype=torch.float64)
-    >>> identify(torch.ones(1, 4, 4))
-    (tensor([[0.2500, 0.2500, 0.2500, 0.2500]], dtype=torch.float64), tensor([[2.5000, 2.5000, 2.5000, 2.5000]], dtype=torch.float64))
+    >>> [values.tolist() for values in identify(torch.ones(1, 2, 2))]
+    [[[0.5, 0.5]], [[1.5, 1.5]]]
     """
     table = centred(scores)
     own = table.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)

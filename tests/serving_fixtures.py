@@ -1,5 +1,6 @@
 """A small real bundle, and servers on it."""
 
+import os
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -15,6 +16,7 @@ from recbole_dppmg.settings import Settings
 from recbole_dppmg.types import Item
 
 KEY = "a-key-of-the-tests-0123"
+os.environ["RECBOLE_DPPMG_HEADS"] = "serving_heads:SayHead,serving_heads:PaintHead"
 
 
 @pytest.fixture(scope="session")

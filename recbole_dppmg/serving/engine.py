@@ -196,7 +196,7 @@ class Engine:
         titles, rows = self._by_use
         wanted, words = query.strip().casefold(), query.casefold().split()
         found = [n for n, title in enumerate(titles) if all(word in title for word in words)]
-        found.sort(key=lambda n: not titles[n].startswith(wanted))
+        found.sort(key=lambda n: (not f"{titles[n]} ".startswith(f"{wanted} "), not titles[n].startswith(wanted)))
         named = self.bundle.item_rows.get(query.strip())
         result = [named] if named else []
         return (result + [rows[n] for n in found if rows[n] != named])[:limit]

@@ -213,6 +213,7 @@ def test_a_problem_is_told_and_the_page_goes_on(page, address):
     page.refresh()
     until(page, lambda: "'nobody'" in one(page, "#problem").text)
     page.get_log("browser")  # the 404 is told in the console too
-    open_user(page, "u4", "#user")
+    one(page, "#user").clear()
+    open_user(page, "u4")
     until(page, lambda: one(page, "#profile-title").text == "User u4")
     assert not one(page, "#problem").is_displayed()

@@ -58,7 +58,7 @@ export function combobox(input, search, choose) {
   }
 
   input.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(suggest, 120); });
-  input.addEventListener("focus", suggest);
+  input.addEventListener("focus", () => { input.select(); suggest(); });
   input.addEventListener("blur", () => show([]));
   input.addEventListener("keydown", async (event) => {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {

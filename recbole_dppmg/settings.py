@@ -99,7 +99,7 @@ class TextSettings(_Group):
     )
     text_inject_steps: PositiveInt = Field(80, description="teaching steps of the token rows")
     text_inject_batch: PositiveInt = Field(8, description="texts per teaching step")
-    text_learning_rate: PositiveFloat = Field(5e-3, description="Adam's rate for the token rows")
+    text_learning_rate: PositiveFloat = Field(0.02, description="Adam's rate for the token rows")
     text_max_new_tokens: int = Field(48, ge=4, le=256, description="cap on an explanation's length, in LM tokens")
     text_temperature: NonNegative = Field(0.3, description="of the draws among the LM's likeliest tokens; 0: none")
     text_dtype: Literal["bfloat16", "float32", "float16"] = Field(

@@ -67,14 +67,12 @@ def save_language_model(folder: Path, layout: str = "llama", tied: bool = True, 
     sizes = {
         "vocab_size": size, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 2048, "pad_token_id": 0,
-        "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": tied,
+        "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": tied, "initializer_range": 0.3,
     }  # fmt: skip
     # one window shorter than a prompt, one longer
-    sizes |= {"gemma": {"head_dim": 8, "sliding_window": 24}, "mistral": {"sliding_window": 512}}.get(layout, {})
+    sizes |= {"gemma": {"head_dim": 8, "sliding_window": 24}, "mistral": {"sliding_window": 4096}}.get(layout, {})
     torch.manual_seed(3)
     config = getattr(transformers, f"{name}Config")(**sizes)
     model = getattr(transformers, f"{name}ForCausalLM")(config)
-    with torch.no_grad():  # as drawn, it would hardly prefer one token to another
-        model.get_output_embeddings().weight.mul_(12)
     model.save_pretrained(folder)
     return folder

@@ -23,7 +23,7 @@ from recbole_dppmg.generators.tokens import initial_rows, vocabulary
 
 _SPACES = ("Ġ", "▁", " ", "Ċ", "\n")  # how tokenizers spell a token that begins a word or a line
 _START_WORDS = 3
-_LONGEST = 512  # tokens, more than any prompt with its completion
+_LONGEST = 1024  # tokens, more than a prompt's own part with its completion
 
 
 @dataclass
@@ -110,16 +110,19 @@ class TokenLM:
             config = LoraConfig(
                 r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear", trainable_token_indices=indices
             )
-            torch.manual_seed(seed)
         else:
             config = TrainableTokensConfig(token_indices=indices)
-        self.model = get_peft_model(model, config).eval()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.model = get_peft_model(model, config).eval()
         # peft wraps a tied output layer too; unwrapped, it is the frozen layer that it was
         self._output = _Output(output)
         self.model.get_base_model().set_output_embeddings(self._output)
         window = getattr(model.config.get_text_config(), "sliding_window", None)
+        self.prompts = PromptBuilder(self.tokenizer)
         # a LoRA changes the beginning too; a short attention window counts the padding that would follow it
-        self.shares = not lora_rank and (window is None or window >= _LONGEST)
+        begun = len(self.prompts.shared)
+        self.shares = begun > 0 and not lora_rank and (window is None or window >= begun + _LONGEST)
         embedding = self.model.get_base_model().get_input_embeddings()
         self.embedding = getattr(embedding, "token_adapter", embedding)  # beside a LoRA it is wrapped twice
         with torch.no_grad():
@@ -127,8 +130,6 @@ class TokenLM:
         sizes = [table.shape[1] for table in codebooks.values() for _ in range(table.shape[0])]
         self._level = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(self.device)
         self.rows.register_hook(self._shared_within_levels)
-        self.prompts = PromptBuilder(self.tokenizer)
-        self.shares = self.shares and bool(self.prompts.shared)
 
     @property
     def rows(self) -> nn.Parameter:

@@ -46,7 +46,7 @@ def server(tmp_path_factory):
             command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"HF_HUB_OFFLINE": "1"}
         )
     try:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2)
@@ -97,8 +97,11 @@ class _Handler(BaseHTTPRequestHandler):
         request = urllib.request.Request(
             self.server.upstream.removesuffix("/v1") + self.path, body, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return self._reply(answer.status, answer.read())
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return self._reply(answer.status, answer.read())
+        except urllib.error.HTTPError as error:
+            return self._reply(error.code, error.read())
 
     def _reply(self, status, body, headers=()):
         self.send_response(status)
@@ -129,7 +132,7 @@ def make(monkeypatch):
     def head(url, key=KEY, **keys):
         monkeypatch.setenv("OPENAI_API_KEY", key)
         keys = {"openai_backoff": 0.05, "openai_retries": 3, "text_max_new_tokens": 12} | keys
-        head = OpenAIHead("SmolLM2-135M-Instruct", {}, Settings(openai_base_url=url, **keys), 0)
+        head = OpenAIHead(str(resolve("SmolLM2-135M-Instruct")), {}, Settings(openai_base_url=url, **keys), 0)
         head.attach(Catalogue(None, ITEMS, GLOSSARY))
         return head
 

@@ -236,7 +236,7 @@ def _train_generators(state: RunState, run: Run) -> None:
         logger.info("reward: left out, %s has nothing to reward", fixed[0])
         return
     for modality, head in state.heads.items():  # to be compared with what the reward makes of them
-        (run.folder / INJECTED / modality).mkdir(parents=True)
+        (run.folder / INJECTED / modality).mkdir(parents=True, exist_ok=True)
         head.save(run.folder / INJECTED / modality)
     with run.phase("reward", f"{settings.reward_steps} steps for personal and consistent cards") as done:
         RewardPhase().fit(state)

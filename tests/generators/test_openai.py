@@ -131,7 +131,7 @@ def proxy(server):
 def make(monkeypatch):
     def head(url, key=KEY, **keys):
         monkeypatch.setenv("OPENAI_API_KEY", key)
-        keys = {"openai_backoff": 0.05, "openai_retries": 3, "text_max_new_tokens": 12} | keys
+        keys = {"openai_backoff": 0.05, "openai_retries": 3, "openai_timeout": 300, "text_max_new_tokens": 12} | keys
         head = OpenAIHead(str(resolve("SmolLM2-135M-Instruct")), {}, Settings(openai_base_url=url, **keys), 0)
         head.attach(Catalogue(None, ITEMS, GLOSSARY))
         return head

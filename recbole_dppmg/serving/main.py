@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -100,6 +101,11 @@ def serve(bundle: str, options: ServeOptions) -> int:
     app, service = create_app(Engine(bundle), options)
 
     class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            address = f"http://{options.host}:{sockets[0].getsockname()[1]}"
+            print(f"serving {bundle} at {address} (API: {address}/docs)", flush=True)
+
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             service.drain()  # streams end, and waiting requests are answered
             super().handle_exit(sig, frame)
@@ -109,14 +115,12 @@ def serve(bundle: str, options: ServeOptions) -> int:
         timeout_graceful_shutdown=int(options.drain), timeout_keep_alive=30,
     )  # fmt: skip
     try:
-        socket = config.bind_socket()
+        listener = config.bind_socket()
     except SystemExit as error:
         raise ConfigError(f"serve: cannot listen on {options.host}:{options.port}; is the port taken?") from error
     log_json()
     # uvicorn raises the signal again when it is done; by then all is well
     for sig in (signal.SIGTERM, signal.SIGINT):
         signal.signal(sig, lambda *_: None)
-    address = f"http://{options.host}:{socket.getsockname()[1]}"
-    print(f"serving {bundle} at {address} (API: {address}/docs)", flush=True)
-    Server(config).run(sockets=[socket])
+    Server(config).run(sockets=[listener])
     return 0

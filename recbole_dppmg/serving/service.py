@@ -72,6 +72,6 @@ class Service:
         return str(max(1, min(60, math.ceil(self.options.batch * self.runner.seconds_per_card))))
 
 
-def service_of(request: Request) -> Service:
-    """The service behind a request."""
+async def service_of(request: Request) -> Service:
+    """The service behind a request; async, so that FastAPI spends no thread on it."""
     return request.app.state.service

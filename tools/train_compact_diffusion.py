@@ -20,7 +20,8 @@ from pathlib import Path
 
 import torch
 from compact_data import Example, film_examples, made_up_examples, pixels
-from diffusers import AutoencoderTiny, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
+from principal_autoencoder import CHANNELS, autoencoder, principal_autoencoder
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -39,24 +40,22 @@ pipeline_tag: text-to-image
 A latent diffusion model that draws covers of 128 x 128 pixels: one or two icons before a pattern, in the colours of a
 genre. It is small so that it runs on two CPU cores, and knows nothing but such covers.
 
-- **Parts**: `UNet2DConditionModel` ({million:.1f} M parameters, velocity prediction, cosine schedule) on 16 x 16 latents
-  of 16 channels; `AutoencoderTiny` whose encoder is a fixed projection on principal components; DPM-Solver++.
-- **Prompt**: last hidden states of all-MiniLM-L6-v2, padded to {tokens} tokens, no mask; the text encoder is not in this
-  folder. `DiffusionPipeline.from_pretrained(DIR, text_encoder=None, tokenizer=None, safety_checker=None,
+- **Parts**: `UNet2DConditionModel` ({million:.1f} M parameters, velocity prediction, cosine schedule) on 16 x 16
+  latents of 16 channels; `AutoencoderTiny` whose encoder is a fixed projection on principal components; DPM-Solver++.
+- **Prompt**: last hidden states of all-MiniLM-L6-v2, padded to {tokens} tokens, no mask; the text encoder is not in
+  this folder. `DiffusionPipeline.from_pretrained(DIR, text_encoder=None, tokenizer=None, safety_checker=None,
   feature_extractor=None)` loads it; pass `prompt_embeds` and `negative_prompt_embeds` (states of `""`).
 - **Data**: drawn covers of {films} films of MovieLens-100k (every tenth film is held out), captioned by title, year and
   genres, and {made_up} covers of random OpenMoji icons, captioned by titles made of the icons' words or by what is on
   them. `tools/compact_data.py` draws them.
 - **Training**: `tools/train_compact_diffusion.py` (its first lines are the commands): denoiser {steps} steps of 32,
-  last velocity loss {loss:.3f} (mean of {window} steps); decoder {decoder_steps} steps of 8, last L1 {l1:.4f} of a range
-  of 2. On two shared cores of an AMD EPYC, in bf16, about an hour.
+  last velocity loss {loss:.3f} (mean of {window} steps); decoder {decoder_steps} steps of 8, last L1 {l1:.4f} of a
+  range of 2. On two shared cores of an AMD EPYC, in bf16, about an hour.
 - **Limits**: small icons and icons seen rarely come out as blots. What is measured of it is in `benchmarks/RESULTS.md`.
 - **Licence**: CC BY-SA 4.0, since it is trained on [OpenMoji](https://openmoji.org).
 """
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ENCODER, TOKENS = "all-MiniLM-L6-v2", 32
-CHANNELS, WIDTH = 16, 48
-LATENT_SIZE = 0.3  # spread of raw latents; the decoder clamps at 3
 MADE_UP = 9000
 FILM_SHARE = 0.4  # of the training batches
 NOISE = 0.15  # at most, in the decoder's training, as a share of the latents' spread
@@ -64,82 +63,6 @@ RARE = 0.25  # how often made-up covers are drawn of icons that no title names
 NO_TEXT = 0.1  # share of captions left out, for guidance
 EMA = 0.999
 _EVERY = 100  # steps between lines of the log
-
-
-def autoencoder() -> AutoencoderTiny:
-    """128 x 128 pixels to 16 x 16 latents of 16 channels."""
-    return AutoencoderTiny(
-        encoder_block_out_channels=(WIDTH,) * 4, decoder_block_out_channels=(WIDTH,) * 4,
-        num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(4, 3, 2, 1), latent_channels=CHANNELS,
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def principal_autoencoder(images: Tensor) -> AutoencoderTiny:
-    """An autoencoder whose encoder is a projection on principal components, and whose decoder starts with what
-    they say of each area's mean colour.
-
-    Two convolutions of stride 2 only rearrange pixels, the third projects; a component's two signs travel in
-    channels of their own, which the activations in between leave as they are.
-
-    Args:
-        images: uint8 (N, 3, 128, 128), what to take the components of.
-    """
-    model = autoencoder()
-    blocks = F.pixel_unshuffle(images.float() / 255, 8)  # channel c * 64 + y * 8 + x
-    rows = blocks.permute(0, 2, 3, 1).reshape(-1, 192)
-    mean = rows.mean(0)
-    values, vectors = torch.linalg.eigh(torch.cov((rows - mean).T))
-    values, vectors = values.flip(0)[:CHANNELS], vectors.flip(1)[:, :CHANNELS]
-    # between plain and whitened: small components count less than large ones, but are not lost in the noise
-    scale = LATENT_SIZE * values.sqrt().pow(-0.75)
-    project = (vectors * scale).T  # (16, 192)
-    colour = project.reshape(CHANNELS, 3, 64).mean(2) / scale.unsqueeze(1).pow(2)
-
-    encoder, decoder = model.encoder.layers, model.decoder.layers
-    for block in (m for m in model.modules() if type(m).__name__ == "AutoencoderTinyBlock"):
-        block.conv[-1].weight.mul_(0.1 if block in decoder else 0)
-        block.conv[-1].bias.zero_()
-    convolutions = [layer for layer in encoder if isinstance(layer, torch.nn.Conv2d)]
-    for layer in convolutions:
-        layer.weight.zero_()
-    first, second, third, fourth, last = convolutions
-    first.bias.zero_()
-    first.weight[range(3), range(3), 1, 1] = 1
-    for layer, known in ((second, 3), (third, 12)):
-        for n in range(4 * known):
-            layer.weight[n, n % known, 1 + n // known // 2, 1 + n // known % 2] = 1
-    for n in range(48):  # channel n of 4 x 4 pixels, then its place among 2 x 2 of those
-        c = n % 3
-        for dy in range(2):
-            for dx in range(2):
-                # the stride-2 steps nest: the first one's offset is the finest
-                row = _offset(n // 3 % 4 // 2, n // 12 // 2, dy) * 8 + _offset(n // 3 % 2, n // 12 % 2, dx)
-                weights = project[:, c * 64 + row]
-                fourth.weight[:CHANNELS, n, 1 + dy, 1 + dx] = weights
-                fourth.weight[CHANNELS : 2 * CHANNELS, n, 1 + dy, 1 + dx] = -weights
-    last.weight[range(CHANNELS), range(CHANNELS), 1, 1] = 1
-    last.weight[range(CHANNELS), range(CHANNELS, 2 * CHANNELS), 1, 1] = -1
-    last.bias.copy_(-project @ mean)
-
-    convolutions = [layer for layer in decoder if isinstance(layer, torch.nn.Conv2d)]
-    channels = torch.arange(CHANNELS)
-    for layer in convolutions:
-        layer.weight.mul_(0.1)
-        if layer.bias is not None:
-            layer.bias.zero_()
-    convolutions[0].weight[channels, channels, 1, 1] += 1
-    convolutions[0].weight[channels + CHANNELS, channels, 1, 1] -= 1
-    for layer in convolutions[1:-1]:
-        layer.weight[torch.arange(WIDTH), torch.arange(WIDTH), 1, 1] += 1
-    convolutions[-1].weight[:, :CHANNELS, 1, 1] += colour.T
-    convolutions[-1].weight[:, CHANNELS : 2 * CHANNELS, 1, 1] -= colour.T
-    convolutions[-1].bias.copy_(mean.reshape(3, 64).mean(1))
-    return model
-
-
-def _offset(finest: int, middle: int, coarsest: int) -> int:
-    return finest + 2 * middle + 4 * coarsest
 
 
 def denoiser() -> UNet2DConditionModel:

@@ -113,7 +113,7 @@ def check_manifest(directory: str | Path) -> None:
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         expected, written_by = dict(manifest["sha256"]), manifest["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(
             f"{directory / MANIFEST}: missing or damaged ({error}); this is not a complete bundle"
         ) from error

@@ -6,7 +6,6 @@ file is checked against `manifest.json` before it is read.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,20 +17,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recbole_dppmg.artifacts import (
-    check_manifest,
-    load_tensors,
-    save_tensors,
-    write_json,
-    write_manifest,
-    write_text,
+from recbole_dppmg.artifacts import check_manifest, save_tensors, write_json, write_manifest, write_text
+from recbole_dppmg.bundle_files import (
+    check_kinds,
+    read_config,
+    read_glossary,
+    read_items,
+    read_joint,
+    read_space,
+    read_users,
 )
-from recbole_dppmg.errors import BundleError, DataError
+from recbole_dppmg.errors import DataError
 from recbole_dppmg.generators.base import Catalogue, build_head
 from recbole_dppmg.model.joint_space import JointSpace
 from recbole_dppmg.model.space import PreferenceSpace
 from recbole_dppmg.settings import Settings
-from recbole_dppmg.types import MODALITIES, Item, PreferenceTokens
+from recbole_dppmg.types import Item, PreferenceTokens
 
 _QUANTIZER = ("codebook",)
 
@@ -141,7 +142,7 @@ class Bundle:
         """Load a bundle from a directory or a hub id; generators load when first used.
 
         Raises:
-            BundleError: a file is missing, damaged, or of another version.
+            BundleError: naming the file that is missing, damaged, of another version, or not what it should be.
         """
         folder = Path(directory)
         if not folder.is_dir():
@@ -149,37 +150,23 @@ class Bundle:
 
             folder = resolve(str(directory))
         check_manifest(folder)
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            glossary = json.loads((folder / "glossary.json").read_text(encoding="utf-8"))
-            items = [_item(row, folder) for row in pq.read_table(folder / "items.parquet").to_pylist()]
-            users = pq.read_table(folder / "users.parquet").to_pydict()
-            settings = Settings(**config["settings"])
-            heads = {m: name for m, name in config["heads"].items() if m in MODALITIES}
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise BundleError(f"{folder}: not a readable bundle ({error}); write it again") from error
-        space = PreferenceSpace.from_tensors(
-            load_tensors(folder / "model.safetensors") | load_tensors(folder / "quantizer.safetensors")
-        )
-        joint = folder / "joint.safetensors"
+        check_kinds(folder)
+        settings, seed, heads = read_config(folder / "config.json")
+        space = read_space(folder)
+        items = read_items(folder, len(space.item_bias))
+        users, recent = read_users(folder / "users.parquet", len(space.history.sizes), len(items))
+        glossary = read_glossary(folder / "glossary.json", space)
         return cls(
             settings=settings,
-            seed=config["seed"],
+            seed=seed,
             space=space,
             items=items,
-            user_ids=users["id"],
-            recent=users["recent"],
+            user_ids=users,
+            recent=recent,
             glossary=glossary,
-            heads=_LazyHeads(folder, heads, settings, config["seed"], Catalogue(space, items, glossary)),
-            joint=JointSpace.from_tensors(load_tensors(joint)) if joint.is_file() else None,
+            heads=_LazyHeads(folder, heads, settings, seed, Catalogue(space, items, glossary)),
+            joint=read_joint(folder / "joint.safetensors", space),
         )
-
-
-def _item(row: dict, folder: Path) -> Item:
-    image = folder / row["image"] if row["image"] else None
-    if image and (image.parent != folder / "images" or not image.is_file()):
-        raise ValueError(f"item '{row['id']}': image '{row['image']}' is not one of the bundle's")
-    return Item(row["id"], row["title"], row["text"], tuple(row["attributes"] or ()), row["year"], image)
 
 
 class _LazyHeads(Mapping):

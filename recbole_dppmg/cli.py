@@ -16,6 +16,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "tokens": ("recbole_dppmg.commands:tokens", "show what a user's preference tokens stand for"),
     "generate": ("recbole_dppmg.commands:generate", "make cards for users of a bundle"),
     "evaluate": ("recbole_dppmg.evaluate:main", "judge the texts and images that a run's bundle generates"),
+    "push": ("recbole_dppmg.hub:push", "upload a bundle to the Hugging Face hub"),
     "serve": ("recbole_dppmg.serving.main:main", "serve a bundle over HTTP, with a page"),
 }
 
@@ -25,6 +26,7 @@ usage: run_dppmg.py [verb] [--model=DPPMG] [--dataset=ml-100k] [--config_files="
 Without a verb: trains the model on the dataset, evaluates it, and leaves a folder with a report under outputs/.
 --model takes any RecBole model. Every key of RecBole and of properties/ can be given as --key=value;
 the command line wins over config files, config files over defaults.
+--resume goes on with the newest unfinished run of the same arguments, as if it had never stopped.
 --help KEY explains a key, ours or RecBole's."""
 
 

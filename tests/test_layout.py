@@ -15,7 +15,7 @@ ORDER = (
     {"data", "importing"},
     {"model"},
     {"generators"},
-    {"bundle"},
+    {"bundle", "bundle_files", "hub"},
     {"evaluation"},
     {"trainer", "runs"},
     {"pipeline", "commands", "encoding", "evaluate"},

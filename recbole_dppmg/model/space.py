@@ -222,24 +222,56 @@ class PreferenceSpace:
                 recency=named["recency"].item() if "recency" in named else None,
             )
             space._check()
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, IndexError, RuntimeError, TypeError) as error:
             raise BundleError(f"preference space: {error}; the bundle is damaged, copy or train it again") from error
         return space
 
     def _check(self) -> None:
-        n_users = len(self.history.offsets) - 1
-        n_items, width = self.item_preference["id"].shape
-        expected = {"user_preference": (n_users, width), "item_preference": (n_items, width)}
-        expected |= {"start": (n_items, width), "travelled": (n_items, width)}
-        if tuple(self.item_bias.shape) != (n_items,):
-            raise ValueError(f"item_bias has shape {tuple(self.item_bias.shape)}, expected {(n_items,)}")
-        for field, shape in expected.items():
+        n_users, (n_items, width) = len(self.history.offsets) - 1, self.item_preference["id"].shape
+        floats: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
+            "weights": (self.weights, (len(self.channels),)),
+            "item_bias": (self.item_bias, (n_items,)),
+        }
+        tables = {"user_preference": n_users}
+        tables |= dict.fromkeys(("item_preference", "start", "travelled"), n_items)
+        for field, rows in tables.items():
             for channel in self.channels:
-                table = getattr(self, field).get(channel)
-                if table is None or tuple(table.shape) != shape:
-                    found = "is missing" if table is None else f"has shape {tuple(table.shape)}"
-                    raise ValueError(f"{field}.{channel} {found}, expected {shape}")
+                floats[f"{field}.{channel}"] = (getattr(self, field).get(channel), (rows, width))
+        if self.channels != ("id", *self.modalities):
+            raise ValueError(f"codebooks of {', '.join(self.modalities) or 'nothing'}, but channels {self.channels}")
+        for m in self.modalities:
+            codebook = self.codebooks[m]
+            floats[f"codebooks.{m}"] = (codebook, (*codebook.shape[:2], width))
+            columns = self.projection[m]["weight"].shape[-1]
+            for part, tensor in self.projection[m].items():
+                floats[f"projection.{m}.{part}"] = (tensor, (width, columns) if part == "weight" else (width,))
+        for name, (tensor, shape) in floats.items():
+            if tensor is None or tuple(tensor.shape) != shape or 0 in shape:
+                found = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
+                raise ValueError(f"{name} {found}, expected {shape}")
+            if tensor.dtype != torch.float32 or not tensor.isfinite().all():
+                raise ValueError(f"{name} is not of finite float32 numbers")
+        if (self.weights < 0).any():
+            raise ValueError("weights has a negative one")
+        self._check_history(n_items)
         for m in self.modalities:
             levels, n_codes, _ = self.codebooks[m].shape
-            if self.user_codes[m].shape != (n_users, levels) or int(self.user_codes[m].max()) >= n_codes:
+            codes = self.user_codes[m]
+            fits = codes.dtype == torch.int64 and tuple(codes.shape) == (n_users, levels)
+            if not fits or int(codes.min()) < 0 or int(codes.max()) >= n_codes:
                 raise ValueError(f"user_codes.{m} does not fit codebooks.{m}")
+
+    def _check_history(self, n_items: int) -> None:
+        offsets, items, weights = self.history
+        if offsets.dtype != torch.int64 or items.dtype != torch.int64 or offsets.dim() != 1 or items.dim() != 1:
+            raise ValueError("history is not of int64 rows")
+        if int(offsets[0]) != 0 or int(offsets[-1]) != len(items) or (offsets.diff() < 0).any():
+            raise ValueError("history.offsets does not fit history.items")
+        if len(items) and not 0 <= int(items.min()) <= int(items.max()) < n_items:
+            raise ValueError("history.items has an item that is not there")
+        if weights is not None:
+            good = weights.shape == items.shape and weights.dtype == torch.float32
+            if not good or not ((weights > 0) & (weights <= 1)).all():
+                raise ValueError("history.weights does not fit history.items")
+        if (self.recency is None) != (weights is None) or (self.recency is not None and not self.recency > 0):
+            raise ValueError("recency does not fit history.weights")

@@ -65,7 +65,7 @@ class PreferenceSettings(_Group):
         ["text", "image"], description="contents of items that preferences are learned in, beside the interactions"
     )
     recency: NonNegative = Field(
-        10.0, description="later items after which a liked one counts e times less, in splits by time; 0: never"
+        5.0, description="later items after which a liked one counts e times less, in splits by time; 0: never"
     )
     knn_k: int = Field(10, ge=0, description="neighbours in each modality's item-item graph (FREEDOM); 0: no graph")
     delta_dropout: Fraction = Field(0.0, description="share of users whose free id vector is dropped in a step")
@@ -172,6 +172,7 @@ class RunSettings(_Group):
     baselines: list[str] = Field(["LightGCN"], description="RecBole models trained beside DPPMG for the report")
     report_users: PositiveInt = Field(6, description="users with cards in the report")
     report_cards: PositiveInt = Field(4, description="cards of each of them")
+    checkpoint_seconds: NonNegative = Field(20.0, description="work between two checkpoints, in seconds; 0: every step")
     threads: PositiveInt | None = Field(None, description="CPU threads; empty: OMP_NUM_THREADS, else the cores allowed")
 
     @field_validator("train_phases")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_LEAST = math.exp(-20)  # a weight is never nothing, so that a list without its latest items keeps a total
+_LEAST = 0.02  # of the latest item's weight: what was liked long ago counts little, but together it still tells
 
 
 class ItemLists(NamedTuple):
@@ -90,7 +89,8 @@ class ItemLists(NamedTuple):
 
 
 def recency_weights(rows: Tensor, times: Tensor, recency: float) -> Tensor:
-    """How much each item of a list counts: `exp(-later / recency)`, with the number of its list's later items.
+    """How much each item of a list counts: `0.02 + 0.98 exp(-later / recency)`, with the number of its list's later
+    items.
 
     Args:
         rows: int64 (E,), the list of each entry.
@@ -105,4 +105,4 @@ def recency_weights(rows: Tensor, times: Tensor, recency: float) -> Tensor:
     ends = torch.bincount(rows).cumsum(0)
     later = torch.empty_like(rows)
     later[order] = ends[rows[order]] - 1 - torch.arange(len(rows), device=rows.device)
-    return torch.exp(-later / recency).clamp_min(_LEAST)
+    return _LEAST + (1 - _LEAST) * torch.exp(-later / recency)

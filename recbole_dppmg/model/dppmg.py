@@ -51,7 +51,7 @@ class Encoded:
 
 class DPPMG(GeneralRecommender):
     """Preferences per modality; recommends by `s(u, i) = b_i + sum_c w_c <h_u^c, h_i^c>` with unit vectors h. Items
-    that nobody liked in training take no part in it, and get `b_i` and `id` from items of similar content afterwards.
+    that nobody liked in training take no part in it, and get `id` from items of similar content afterwards.
 
     `dataset` is the training part of a `DPPMGDataset`: its interactions are the graph. It is trained on what a user
     liked at any time, and recommends by what was liked lately (`recency`), where the split is by time.
@@ -247,15 +247,15 @@ class DPPMG(GeneralRecommender):
         return self._cache
 
     def _with_new_items(self, encoded: Encoded) -> Encoded:
-        """Items that nobody liked yet, by their neighbours in content that somebody did."""
-        ones = torch.ones_like(encoded.bias).unsqueeze(1)
-        table = torch.cat([encoded.item["id"], encoded.bias.unsqueeze(1), ones], 1) * self.liked.unsqueeze(1)
+        """Items that nobody liked yet: `id` from their neighbours in content that somebody did, and `b_i` as the
+        tenth of the others that fewest liked have it. A neighbour's would be too much: it was chosen by someone."""
+        table = encoded.item["id"] * self.liked.unsqueeze(1)
         near = sum((graph.sum(table) for graph in self.item_graphs.values()), torch.zeros_like(table))
-        vector, bias, count = near.split([self.size, 1, 1], 1)
-        # without any: as little wanted as the least wanted
-        bias = torch.where(count > 0, bias / count.clamp_min(1), encoded.bias[self.liked].min()).squeeze(1)
-        item = torch.where(self.liked.unsqueeze(1), encoded.item["id"], F.normalize(vector, dim=1))
-        return replace(encoded, item=encoded.item | {"id": item}, bias=torch.where(self.liked, encoded.bias, bias))
+        item = torch.where(self.liked.unsqueeze(1), table, F.normalize(near, dim=1))
+        uses = self.graph.degree[self.n_users :][self.liked]
+        least = uses.argsort(stable=True)[: -(-len(uses) // 10)]
+        bias = torch.where(self.liked, encoded.bias, encoded.bias[self.liked][least].mean())
+        return replace(encoded, item=encoded.item | {"id": item}, bias=bias)
 
     @torch.no_grad()
     def scores(self, users: Tensor, quantized: bool = False, channels: tuple[str, ...] | None = None) -> Tensor:

@@ -24,7 +24,7 @@ def test_lists_keep_each_pair_once_in_order():
 def test_later_items_count_more_and_repeated_ones_as_their_latest():
     lists = ItemLists.of([[4, 2, 4], [], [1, 3]], recency=2.0)
     assert lists.items.tolist() == [2, 4, 1, 3]
-    e = math.exp(-0.5)
+    e = 0.02 + 0.98 * math.exp(-0.5)
     assert lists.weights.tolist() == pytest.approx([e, 1, e, 1])
     assert lists.mean(torch.eye(5))[2].tolist() == pytest.approx([0, e / (1 + e), 0, 1 / (1 + e), 0])
     rows, times = torch.tensor([1, 0, 1]), torch.tensor([5.0, 1.0, 3.0])

@@ -24,7 +24,7 @@ def test_loss_falls(trained):
 def test_what_was_liked_lately_counts_more(trained, tiny_path):
     data, trainer = trained
     model = trainer.model
-    assert model.recency == 10 and model.history.weights.max() == 1
+    assert model.recency == 5 and model.history.weights.max() == 1
     users, items = data.train.dataset.inter_feat["user_id"], data.train.dataset.inter_feat["item_id"]
     times = data.train.dataset.inter_feat["timestamp"]
     rows = (users == 5).nonzero().squeeze(1)
@@ -37,7 +37,7 @@ def test_what_was_liked_lately_counts_more(trained, tiny_path):
     assert DPPMG(other.config, other.train.dataset).history.weights is None
 
 
-def test_items_that_nobody_liked_are_ranked_by_their_neighbours(tiny_path):
+def test_items_that_nobody_liked_are_ranked_by_their_content(tiny_path):
     data = prepare(tiny_path, epochs=15)
     train = data.train.dataset
     new = torch.zeros(train.item_num, dtype=torch.bool)

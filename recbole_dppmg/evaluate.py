@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 #: The image encoder that reads for the judge, by that of the run.
 _OTHER = {"efficientnet-lite1": "efficientnet-lite0"}
 _IMAGE_ENCODER = "efficientnet-lite1"
-_EPOCHS = 100
+_EPOCHS = 40
 _APART = 104_729  # the judge's seed is that of the bundle and this
 
 
@@ -135,9 +135,9 @@ def train_judge(
     }
     items = bundle.items
     features, readers = {}, {}
-    if encoders["text"] == WORDS:
-        words = WordEncoder([item.text for item in items if item.text] or [""])
-        present = torch.tensor([bool(item.text) for item in items])
+    present = torch.tensor([bool(item.text) for item in items])
+    if encoders["text"] == WORDS and present.any():
+        words = WordEncoder([item.text for item in items if item.text])
         features["text"] = (words.encode([item.text for item in items]), present)
         readers["text"] = words.encode
     for modality in ("text", "image"):

@@ -1,9 +1,9 @@
 """What is generated for the evaluation: the same items for many users, under every condition that is compared.
 
-Conditions: `own`, the user's tokens; `before`, the same as the head was before the reward phase; `none`, no tokens;
-`random`, own tokens in a head whose token parameters are as drawn; `history`, what the user liked instead of
-tokens: titles in the text's prompt, and for the image the mean of the liked images' features, as tokens; and the
-baselines `template` (text) and `nearest` (image).
+Conditions: `own`, the user's tokens; `none`, no tokens; `before` and `none_before`, the same with the head as it was
+before the reward phase; `random`, own tokens in a head whose token parameters are as drawn; `history`, what the user
+liked instead of tokens: titles in the text's prompt, and for the image the mean of the liked images' features, as
+tokens; and the baselines `template` (text) and `nearest` (image).
 """
 
 from __future__ import annotations
@@ -108,23 +108,25 @@ def produce(bundle: Bundle, plan: Plan, modality: str, seed: int, heads: Path, b
     own = [[bundle.space.user_tokens(user) for user in row] for row in plan.users.tolist()]
     items = [bundle.items[item] for item in plan.items.tolist()]
     same = [[item] * plan.users.shape[1] for item in items]
+    nobody = [[None] * plan.users.shape[1] for _ in items]
 
     def made(head: Any, name: str, items: list[list[Item]], tokens: list[list[PreferenceTokens | None]]) -> Made:
         return _generate(head, modality, f"{modality}s, {name}", items, tokens, seed)
 
     found = {"own": made(head, "own tokens", same, own)}
-    found["none"] = made(head, "no tokens", same, [[None] * len(row) for row in own])
+    found["none"] = made(head, "no tokens", same, nobody)
     if modality == "text":
         told = [
             [_told(bundle, item, user) for user in row] for item, row in zip(items, plan.users.tolist(), strict=True)
         ]
-        found["history"] = made(head, "history", told, [[None] * len(row) for row in own])
+        found["history"] = made(head, "history", told, nobody)
     else:
         found["history"] = made(head, "history", same, _mean_tokens(bundle, plan, own))
     if head.parameters():
         if before is not None:
             head.load(before / modality)
             found["before"] = made(head, "before the reward", same, own)
+            found["none_before"] = made(head, "no tokens, before", same, nobody)
             head.load(heads / modality)
         settings = bundle.settings
         # without a catalogue, so that rows do not start from the words that their tokens stand for

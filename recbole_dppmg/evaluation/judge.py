@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recbole_dppmg.data.encoders import image_encoder, text_encoder
 from recbole_dppmg.data.images import to_tensor
+from recbole_dppmg.errors import DataError
 from recbole_dppmg.model.joint_space import JointSpace
 from recbole_dppmg.model.space import PreferenceSpace
 
@@ -32,14 +33,21 @@ class WordEncoder:
 
     Args:
         texts: the catalogue's.
+
+    Raises:
+        DataError: there is no such word.
     """
 
     def __init__(self, texts: Sequence[str]):
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        least = 2 if len(texts) > 1 else 1
-        self._vectorizer = TfidfVectorizer(min_df=least, max_features=_VOCABULARY, sublinear_tf=True)
-        self._vectorizer.fit(texts)
+        try:
+            self._vectorizer = TfidfVectorizer(min_df=2, max_features=_VOCABULARY, sublinear_tf=True).fit(texts)
+        except ValueError as error:
+            raise DataError(
+                f"judge: the catalogue's {len(texts)} texts have no word in common ({error}); "
+                f"give --judge_text_encoder another encoder"
+            ) from error
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """float32 (N, V); a text without a known word gets zeros."""

@@ -67,8 +67,10 @@ class Measures:
                 for name, values in self._alone(modality, condition).items():
                     found[f"{name}.{condition}"] = values.flatten()
             # what a user gets from the tokens of the group's next user
-            for name, values in self._judged(modality, self.judged[modality]["own"].roll(1, 1)).items():
-                found[f"{name}.other"] = values.flatten()
+            for condition, other in (("own", "other"), ("before", "other_before")):
+                if condition in conditions:
+                    judged = self._judged(modality, self.judged[modality][condition].roll(1, 1))
+                    found |= {f"{name}.{other}": values.flatten() for name, values in judged.items()}
         for condition, pair in self._pairs().items():
             for name, values in self._together(*pair).items():
                 found[f"{name}.{condition}"] = values.flatten()
@@ -180,12 +182,12 @@ class Measures:
 
 
 def _read(found: Mapping[str, Made], reader: Reader) -> dict[str, Tensor]:
-    """Features float32 (N, G, D) by condition; contents of all conditions are read at once, equal texts once."""
+    """Features float32 (N, G, D) by condition; equal contents of all conditions are read once."""
     contents, places, known = [], {}, {}
     for condition, made in found.items():
         rows = []
         for content in made.contents:
-            key = content if isinstance(content, str) else id(content)
+            key = content if isinstance(content, str) else (content.size, content.tobytes())
             if key not in known:
                 known[key] = len(contents)
                 contents.append(content)

@@ -11,7 +11,10 @@ from typing import Any
 
 from recbole_dppmg.artifacts import write_text
 
-CONDITIONS = ("own", "before", "other", "none", "random", "history", "template", "nearest", "baseline")
+CONDITIONS = (
+    *("own", "before", "other", "other_before", "none", "none_before"),
+    *("random", "history", "template", "nearest", "baseline"),
+)
 #: Measures of the tables: name, what it is called, decimals.
 _SHOWN = (
     ("judge.{m}.top1", "top-1 of {group}", 3),
@@ -111,8 +114,8 @@ def insert_section(
     )
     environment.filters["inline"] = _inline
     section = environment.get_template("evaluation.html").render(
-        tables=tables(metrics, group), gains=gains(metrics), metrics=metrics, flags=flags, encoders=encoders,
-        examples=examples, group=group,
+        tables=tables(metrics, group), gains=gains(metrics), metrics=metrics, flags=flags, examples=examples,
+        group=group, encoders={modality: Path(name).name for modality, name in encoders.items()},
     )  # fmt: skip
     html = report.read_text(encoding="utf-8")
     html = re.sub(f"{_START}.*?{_END}\n?", "", html, flags=re.DOTALL)

@@ -16,6 +16,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "tokens": ("recbole_dppmg.commands:tokens", "show what a user's preference tokens stand for"),
     "generate": ("recbole_dppmg.commands:generate", "make cards for users of a bundle"),
     "evaluate": ("recbole_dppmg.evaluate:main", "judge the texts and images that a run's bundle generates"),
+    "tune": ("recbole_dppmg.tuning:tune", "search a model's keys by the validation metric"),
     "push": ("recbole_dppmg.hub:push", "upload a bundle to the Hugging Face hub"),
     "serve": ("recbole_dppmg.serving.main:main", "serve a bundle over HTTP, with a page"),
 }

@@ -18,7 +18,7 @@ ORDER = (
     {"bundle", "bundle_files", "hub"},
     {"evaluation"},
     {"trainer", "runs"},
-    {"pipeline", "commands", "encoding", "evaluate"},
+    {"pipeline", "commands", "encoding", "tuning", "evaluate"},
     {"serving"},
     {"cli"},
 )

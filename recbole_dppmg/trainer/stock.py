@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from recbole.data import create_dataset, data_preparation
@@ -60,11 +61,7 @@ def train_stock(config, data: Data, folder: Path, tracker: Tracker) -> dict[str,
     config["checkpoint_dir"] = str(folder / "checkpoints")
     init_seed(config["seed"], config["reproducibility"])
     with in_folder(folder):
-        try:
-            model = get_model(name)(config, data.train._dataset).to(config["device"])
-            trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
-        except (ImportError, NotImplementedError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"model {name}: RecBole cannot build it ({error})") from error
+        trainer = _trainer(config, data)
         bar = progress(None, name, unit="epoch", total=trainer.epochs)
 
         def told(epoch: int, score: float) -> None:
@@ -82,6 +79,40 @@ def train_stock(config, data: Data, folder: Path, tracker: Tracker) -> dict[str,
     for part, loader in (("valid", data.valid), ("test", data.test)):
         found |= {f"{part}.{metric}": float(value) for metric, value in trainer.evaluate(loader).items()}
     return found
+
+
+def best_on_validation(config, on_score: Callable[[int, float], None]) -> float:
+    """Train any model, ours too, and return its best value of `valid_metric`; nothing is kept, and the test part is
+    not evaluated.
+
+    Args:
+        on_score: called with the epoch and its value; what it raises ends the training.
+
+    Raises:
+        ConfigError: RecBole refuses the model with these keys.
+        DataError: the dataset cannot be used, or the training diverged.
+    """
+    name, data = config["model"], prepare(config)
+    init_seed(config["seed"], config["reproducibility"])
+    with TemporaryDirectory() as scratch, in_folder(Path(scratch)):
+        config["checkpoint_dir"] = scratch
+        trainer = _trainer(config, data)
+        try:
+            score, _ = trainer.fit(
+                data.train, data.valid, verbose=False, saved=False, show_progress=False, callback_fn=on_score
+            )
+        except ValueError as error:
+            raise DataError(f"model {name}: {error}; lower its learning_rate") from error
+    return float(score)
+
+
+def _trainer(config, data: Data):
+    name = config["model"]
+    try:
+        model = get_model(name)(config, data.train._dataset).to(config["device"])
+        return get_trainer(config["MODEL_TYPE"], name)(config, model)
+    except (ImportError, NotImplementedError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"model {name}: RecBole cannot build it ({error})") from error
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@
 
 The latents are linear: the 16 principal components of 8 x 8 pixels, which covers of flat colours lose little by,
 and which need no training. So the decoder and the denoiser train at the same time, side by side. Each can be
-killed and started again: it goes on from its last checkpoint. On a GPU it uses it.
+killed and started again: it goes on from its last checkpoint; `--start=DIR` goes on from an exported pipeline. On a
+GPU it uses it.
 """
 
 from __future__ import annotations
@@ -193,12 +194,12 @@ def caption_states(captions: list[str]) -> Tensor:
     return torch.cat([token_states(encoder, captions[n : n + 128], TOKENS) for n in range(0, len(captions), 128)])
 
 
-def train_denoiser(folder: Path, steps: int, batch: int = 32, peak: float = 5e-4) -> None:
+def train_denoiser(folder: Path, steps: int, origin: Path | None, batch: int = 32, peak: float = 5e-4) -> None:
     """Velocity loss with an exponential average of the weights."""
     encoded = load_file(folder / "encoded.safetensors")
     latents, states = encoded["latents"].to(DEVICE), encoded["states"].to(DEVICE)
     torch.manual_seed(0)
-    model = denoiser().to(DEVICE)
+    model = (UNet2DConditionModel.from_pretrained(origin, subfolder="unet") if origin else denoiser()).to(DEVICE)
     average = denoiser().to(DEVICE).requires_grad_(False)
     average.load_state_dict(model.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.01)
@@ -290,6 +291,7 @@ def main() -> None:
     parser.add_argument("stage", choices=("latents", "decoder", "denoiser", "export"))
     parser.add_argument("--folder", type=Path, required=True, help="checkpoints")
     parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--start", type=Path, help="folder of an exported pipeline whose denoiser is trained further")
     parser.add_argument("--target", type=Path, help="folder of the exported pipeline")
     parser.add_argument("--threads", type=int, help="CPU threads")
     arguments = parser.parse_args()
@@ -300,7 +302,7 @@ def main() -> None:
     elif arguments.stage == "decoder":
         train_decoder(arguments.folder, arguments.steps)
     elif arguments.stage == "denoiser":
-        train_denoiser(arguments.folder, arguments.steps)
+        train_denoiser(arguments.folder, arguments.steps, arguments.start)
     else:
         export(arguments.folder, arguments.target)
 

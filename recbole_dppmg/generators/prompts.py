@@ -28,7 +28,7 @@ EXAMPLES = (
     ),
     (
         "Item: Old Harbour Roast\nYear: 2004\nKind: Dark, Smoky\nReader: fruity, floral, light",
-        "Old Harbour Roast is Dark and Smoky from 2004, something other than your usual choices.",
+        "Old Harbour Roast is Dark and Smoky from 2004, a change from your usual choices.",
     ),
     (
         "Item: First Light\nYear: 2011\nKind: Floral, Green\nReader: black, smoky, spiced, green",

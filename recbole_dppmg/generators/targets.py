@@ -15,7 +15,7 @@ _WORD = re.compile("[^\\W\\d_][\\w'\u2019-]{3,}")
 # few frames, all of which the prompt's examples show: a small model then has only to choose
 _MAIN = ("{name} is {own}{year}, what you choose most.", "{name} has the {own} that you keep coming back to.")
 _SIDE = ("{name} has {own} in it, one of the things you look for.",)
-_OTHER = ("{name} is {kinds}{year}, something other than your usual choices.",)
+_OTHER = ("{name} is {kinds}{year}, a change from your usual choices.",)
 _BARE = ("{name}{year} is close to what you usually choose.",)
 _ALSO = "There is {rest} in it too."
 
@@ -33,7 +33,7 @@ def teaching_target(item: Item, text_words: Sequence[str], image_words: Sequence
     >>> teaching_target(up, ["drama", "horror"], [], seed=1)
     'Up is Drama from 2009, what you choose most.'
     >>> teaching_target(up, ["western"], [], seed=1)
-    'Up is Animation and Drama from 2009, something other than your usual choices.'
+    'Up is Animation and Drama from 2009, a change from your usual choices.'
     """
     rng = random.Random(seed)
     rank = {word: n for words in (image_words, text_words) for n, word in reversed(list(enumerate(words)))}

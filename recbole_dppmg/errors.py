@@ -17,5 +17,9 @@ class AssetError(DPPMGError):
     """A pretrained model cannot be found or fails its checksum."""
 
 
+class StorageError(DPPMGError):
+    """Something cannot be written, e.g. as the disk is full."""
+
+
 class BundleError(DPPMGError):
     """A bundle is incomplete, damaged or of another version."""

@@ -39,6 +39,7 @@ _DRAWN = (
     "(CC BY-SA 4.0)."
 )
 _LOCAL = ("causal_lm", "diffusion")
+RESUME = "--resume"
 #: Keys of DPPMG's own file that hold for the models beside it too.
 _SHARED = {"epochs"}
 
@@ -46,16 +47,19 @@ _SHARED = {"epochs"}
 def run_from_arguments(argv: Sequence[str]) -> Path:
     """The whole run of `--key=value` arguments; returns the path of its report.
 
+    `--resume` among them goes on with the newest unfinished run of the same arguments, if there is one.
+
     Raises:
         DPPMGError: something in the arguments, the data or the models cannot be used.
     """
-    config = DPPMGConfig(argv=argv)
+    resume = RESUME in argv
+    config = DPPMGConfig(argv=[argument for argument in argv if argument != RESUME])
     settings = config.settings
     ours = config["model"] == "DPPMG"
     baselines = [_config_beside(config, model) for model in settings.baselines] if ours else []
     threads = set_threads(settings.threads)
     name = f"{config['dataset']}-{config['model']}"
-    with open_run(Path(settings.output_dir), name, resolved(config), config["state"] or "INFO") as run:
+    with open_run(Path(settings.output_dir), name, resolved(config), config["state"] or "INFO", resume) as run:
         logger.info("run %s: seed %d, %s, %d threads", run.id, config["seed"], config["device"], threads)
         if ours:
             _run_dppmg(config, baselines, run)
@@ -94,8 +98,14 @@ def _run_stock(config: DPPMGConfig, run: Run) -> None:
 
 def _train_beside(config: DPPMGConfig, run: Run) -> dict[str, float]:
     name = config["model"]
+    kept = run.checkpoints.of(f"beside.{name}")
     with run.phase(name, f"RecBole's model on the same split, up to {config['epochs']} epochs") as done:
-        found = train_stock(config, prepare(config), run.folder, run.tracker)
+        if before := kept.load():
+            found = before.training["found"]
+            run.tracker.restore(before.training["history"])
+        else:
+            found = train_stock(config, prepare(config), run.folder, run.tracker)
+            kept.save(1, {}, {"found": found, "history": run.tracker.stored()})
         done(_told({n.removeprefix("test."): v for n, v in found.items() if n.startswith("test.")}))
     return found
 
@@ -114,7 +124,8 @@ def _run_dppmg(config: DPPMGConfig, baselines: Sequence[DPPMGConfig], run: Run) 
     init_seed(config["seed"], config["reproducibility"])
     config["checkpoint_dir"] = str(run.folder / "checkpoints")
     with in_folder(run.folder):
-        trainer = DPPMGTrainer(config, DPPMG(config, data.train.dataset).to(config["device"]), run.tracker)
+        model = DPPMG(config, data.train.dataset).to(config["device"])
+        trainer = DPPMGTrainer(config, model, run.tracker, run.checkpoints)
     with run.phase("preference", "train the preference model and its quantizer") as done:
         trainer.fit(data.train, data.valid)
         done(run.first_last("preference.loss"))
@@ -134,6 +145,7 @@ def _run_dppmg(config: DPPMGConfig, baselines: Sequence[DPPMGConfig], run: Run) 
         space=space,
         glossary=build_glossary(space, data.dataset.items),
         metrics=run.metrics,
+        checkpoints=run.checkpoints,
     )
     _train_generators(state, run)
     bundle = Bundle(

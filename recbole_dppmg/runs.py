@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -20,23 +23,28 @@ import yaml
 from tqdm import tqdm
 
 from recbole_dppmg.artifacts import write_json, write_text
-from recbole_dppmg.errors import ConfigError, DPPMGError
+from recbole_dppmg.errors import ConfigError, DPPMGError, StorageError
 from recbole_dppmg.progress import close_bars
+from recbole_dppmg.trainer.checkpoint import Checkpoints
 from recbole_dppmg.trainer.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
 LATEST = "latest"
+#: What an unfinished run goes on from; gone when the run is whole.
+STATE = "state"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 INJECTED = "injected"  # a run's folder of heads as they were before the reward phase
 _COLOUR = re.compile(r"\x1B\[[0-?]*[ -/]*[@-~]")
 _CHATTY = ("alembic", "matplotlib", "PIL", "httpx", "mlflow")
 
 
 class Run:
-    """What a run writes to: `folder`, `tracker`, and `metrics`, the flat object that becomes `metrics.json`."""
+    """What a run writes to: `folder`, `tracker`, `checkpoints`, and `metrics`, the flat object that becomes
+    `metrics.json`."""
 
-    def __init__(self, folder: Path, tracker: Tracker):
-        self.folder, self.tracker = folder, tracker
+    def __init__(self, folder: Path, tracker: Tracker, checkpoints: Checkpoints | None = None):
+        self.folder, self.tracker, self.checkpoints = folder, tracker, checkpoints or Checkpoints()
         self.metrics: dict[str, float] = {}
         self._start = time.perf_counter()
 
@@ -71,7 +79,9 @@ class Run:
 
 
 @contextlib.contextmanager
-def open_run(root: Path, name: str, parameters: Mapping[str, Any], level: str = "INFO") -> Iterator[Run]:
+def open_run(
+    root: Path, name: str, parameters: Mapping[str, Any], level: str = "INFO", resume: bool = False
+) -> Iterator[Run]:
     """A new folder `root/<name>-<time>` with `config.yaml`, `log.txt` and an MLflow run in `root/mlflow.db`.
 
     At the end `metrics.json` is written, MLflow gets everything, and `root/latest` points to the folder. A run
@@ -80,21 +90,31 @@ def open_run(root: Path, name: str, parameters: Mapping[str, Any], level: str = 
     Args:
         parameters: the configuration, written to `config.yaml` and to MLflow.
         level: of what is told on the console, as in RecBole's key `state`.
+        resume: go on in the folder of the newest run of the same name and configuration that did not finish and is
+            not running, if there is one.
 
     Raises:
         ConfigError: `root` cannot be written to.
+        StorageError: the disk is full.
     """
-    folder = _new_folder(root, name)
-    with _logging(folder / "log.txt", level), _terminate_as_interrupt():
-        write_text(folder / "config.yaml", yaml.safe_dump(dict(parameters), sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(dict(parameters), sort_keys=False, allow_unicode=True)
+    old = _unfinished(root, name, text) if resume else None
+    folder = old or _new_folder(root, name)
+    with _locked(folder / STATE), _logging(folder / "log.txt", level), _terminate_as_interrupt():
+        if resume:
+            logger.info(
+                "resume: %s", f"going on with {folder}" if old else f"nothing to go on with in {root}; a new run"
+            )
+        write_text(folder / "config.yaml", text)
         tracker = Tracker(root / "mlflow.db", folder.name, parameters)
-        run = Run(folder, tracker)
+        run = Run(folder, tracker, Checkpoints(folder / STATE, parameters.get("checkpoint_seconds", 20.0)))
         try:
             yield run
             run.stop_clock()
             write_json(folder / "metrics.json", dict(sorted(run.metrics.items())))
             logger.info("run %s: done in %.0f s", run.id, run.metrics["time.total_s"])
-            tracker.finish(folder, run.metrics)
+            tracker.finish(folder, run.metrics, skip=STATE)
+            shutil.rmtree(folder / STATE)
         except BaseException as error:
             close_bars()
             tracker.fail()
@@ -104,6 +124,11 @@ def open_run(root: Path, name: str, parameters: Mapping[str, Any], level: str = 
                 str(error) or type(error).__name__,
                 exc_info=not isinstance(error, (DPPMGError, KeyboardInterrupt)),
             )
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise StorageError(
+                    f"{error.filename or folder}: cannot be written ({error.strerror}); make room on the disk, then "
+                    f"go on with --resume"
+                ) from error
             raise
         _point(root / LATEST, folder)
 
@@ -115,6 +140,26 @@ def set_threads(wanted: int | None) -> int:
     threads = wanted or (int(given) if given.isdecimal() and int(given) else cores)
     torch.set_num_threads(threads)
     return threads
+
+
+def _unfinished(root: Path, name: str, configuration: str) -> Path | None:
+    """The newest run that has a state, the same configuration, and no process."""
+    for folder in sorted(root.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime, reverse=True):
+        config = folder / "config.yaml"
+        if not (folder / STATE).is_dir() or not config.is_file() or config.read_text("utf-8") != configuration:
+            continue
+        with contextlib.suppress(BlockingIOError), _locked(folder / STATE):
+            return folder
+    return None
+
+
+@contextlib.contextmanager
+def _locked(state: Path) -> Iterator[None]:
+    """Hold a run's state while its process lives. Raises BlockingIOError if another one does."""
+    state.mkdir(exist_ok=True)
+    with open(state / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def _new_folder(root: Path, name: str) -> Path:

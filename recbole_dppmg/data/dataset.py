@@ -45,7 +45,7 @@ class DPPMGDataset(Dataset):
     @property
     def image_faults(self) -> list[ImageFault]:
         """Images that are left out, and those that are used after a conversion."""
-        return self._content["faults"] if self.items else []
+        return self._content.get("faults", []) if self.items else []
 
     def item_features(self, modality: str) -> tuple[Tensor, Tensor]:
         """Frozen features float32 (n_items, D) and a bool mask (n_items,) of the items that have any."""

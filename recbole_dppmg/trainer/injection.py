@@ -6,7 +6,8 @@ A training example is an item that a user liked, with the tokens that the user's
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from recbole_dppmg.data.images import load_batch
 from recbole_dppmg.generators.targets import teaching_target
 from recbole_dppmg.progress import progress
+from recbole_dppmg.trainer.checkpoint import Resumable
 from recbole_dppmg.trainer.state import RunState, as_tokens
 from recbole_dppmg.types import ImageRequest, PreferenceTokens, TextRequest, token_name
 
@@ -28,7 +30,8 @@ class TextInjection:
     def fit(self, state: RunState) -> None:
         """Train `state.heads["text"]` for `text_inject_steps` steps; logs `injection.text.loss`."""
         settings, head = state.settings, state.heads["text"]
-        batches = _liked(state, "text", settings.text_inject_batch, settings.text_inject_steps, state.seed + 1)
+        steps = settings.text_inject_steps
+        batches = partial(_liked, state, "text", settings.text_inject_batch, steps, state.seed + 1)
 
         def loss(draw: int, items: Tensor, tokens: list[PreferenceTokens]) -> Tensor:
             requests = state.requests(TextRequest, items, tokens)
@@ -38,8 +41,7 @@ class TextInjection:
             ]
             return head.teaching_loss(requests, targets)
 
-        rate, steps = settings.text_learning_rate, settings.text_inject_steps
-        _optimise(state, self.name, head.parameters(), rate, steps, batches, loss)
+        _optimise(state, self.name, head.parameters(), settings.text_learning_rate, steps, batches, loss)
 
 
 class ImageInjection:
@@ -50,7 +52,8 @@ class ImageInjection:
     def fit(self, state: RunState) -> None:
         """Train `state.heads["image"]` for `image_inject_steps` steps; logs `injection.image.loss`."""
         settings, head = state.settings, state.heads["image"]
-        batches = _liked(state, "image", settings.image_inject_batch, settings.image_inject_steps, state.seed + 2)
+        steps = settings.image_inject_steps
+        batches = partial(_liked, state, "image", settings.image_inject_batch, steps, state.seed + 2)
 
         def loss(draw: int, items: Tensor, tokens: list[PreferenceTokens]) -> Tensor:
             requests = state.requests(ImageRequest, items, tokens)
@@ -58,8 +61,7 @@ class ImageInjection:
             generator = torch.Generator().manual_seed((state.seed + 3) * 1_000_003 + draw)
             return head.teaching_loss(requests, images, generator)
 
-        rate, steps = settings.image_learning_rate, settings.image_inject_steps
-        _optimise(state, self.name, head.parameters(), rate, steps, batches, loss)
+        _optimise(state, self.name, head.parameters(), settings.image_learning_rate, steps, batches, loss)
 
 
 def words_of(tokens: PreferenceTokens, glossary: dict[str, dict[str, list[str]]]) -> tuple[list[str], list[str]]:
@@ -72,10 +74,10 @@ def words_of(tokens: PreferenceTokens, glossary: dict[str, dict[str, list[str]]]
 
 
 def _liked(
-    state: RunState, modality: str, batch: int, steps: int, seed: int
+    state: RunState, modality: str, batch: int, steps: int, seed: int, start: int
 ) -> Iterator[tuple[int, Tensor, list[PreferenceTokens]]]:
     """Random liked items that show the modality, int64 (batch,), with the leave-one-out tokens of the user who
-    liked each, and the number of the draw.
+    liked each, and the number of the draw; from step `start` on.
 
     The last tenth of the steps repeats the draws of the first, so that a fall of the loss can be read off without
     the examples' own differences.
@@ -83,17 +85,28 @@ def _liked(
     pairs = state.pairs[state.shown(modality)[state.pairs[:, 1]]]
     fresh = max(1, steps - max(1, steps // 10))
     draws = torch.randint(len(pairs), (fresh, batch), generator=torch.Generator().manual_seed(seed))
-    for step in range(steps):
+    for step in range(start, steps):
         users, items = pairs[draws[step % fresh]].T
         yield step % fresh, items, as_tokens(state.space.leave_one_out(users, items))
 
 
 def _optimise(
-    state: RunState, name: str, parameters: list, rate: float, steps: int, batches: Iterator, loss_of
+    state: RunState,
+    name: str,
+    parameters: list,
+    rate: float,
+    steps: int,
+    batches: Callable[[int], Iterator],
+    loss_of: Callable[..., Tensor],
 ) -> None:
+    """Train from the newest checkpoint on; every step's draws follow from the seed and the step alone."""
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / _WARMUP))
-    for step, drawn in enumerate(progress(batches, name.removesuffix(".loss"), total=steps)):
+    name_of_phase = name.removesuffix(".loss")
+    parts = {"optimizer": optimizer, "warmup": warmup}
+    resumable = Resumable(state.checkpoints.of(name_of_phase), state.tracker, parameters, parts)
+    start, _ = resumable.resume()
+    for step, drawn in enumerate(progress(batches(start), name_of_phase, total=steps - start), start):
         loss = loss_of(*drawn)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -101,3 +114,4 @@ def _optimise(
         optimizer.step()
         warmup.step()
         state.tracker.log({name: loss}, step)
+        resumable.after(step + 1, last=step + 1 == steps)

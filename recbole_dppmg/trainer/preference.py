@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from recbole_dppmg.evaluation.ranking import RankingTask, evaluate
 from recbole_dppmg.model.codes import encode, health
 from recbole_dppmg.model.dppmg import DPPMG
 from recbole_dppmg.progress import progress
+from recbole_dppmg.trainer.checkpoint import Checkpoints
 from recbole_dppmg.trainer.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -38,14 +39,16 @@ class PreferencePhase:
 
     name = "preference"
 
-    def __init__(self, model: DPPMG, config, tracker: Tracker):
+    def __init__(self, model: DPPMG, config, tracker: Tracker, checkpoints: Checkpoints | None = None):
         self.model, self.config, self.tracker = model, config, tracker
+        self.checkpoints = (checkpoints or Checkpoints()).of(self.name)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"], fused=True)
 
     def fit(
         self, pairs: Tensor, valid: RankingTask | None, on_score: Callable[[int, float], None] | None = None
     ) -> PreferenceResult:
-        """Train, and leave the model with its best weights on validation, in evaluation mode.
+        """Train, and leave the model with its best weights on validation, in evaluation mode. Goes on from the
+        newest checkpoint, if there is one; every epoch's draws follow from the seed and the epoch alone.
 
         Args:
             pairs: int64 (2, E), users and items of the training interactions.
@@ -55,7 +58,9 @@ class PreferencePhase:
         config, metric = self.config, self.config["valid_metric"].lower()
         pairs = pairs.to(self.model.device)
         valid = valid.to(self.model.device) if valid else None
-        best, waited, state = PreferenceResult(-1, -torch.inf, {}), 0, None
+        start, best, waited, state = self._resume()
+        if start is None:
+            return best
         logger.info(
             "preference: up to %d epochs of %d interactions in batches of %d, channels %s",
             config["epochs"],
@@ -65,8 +70,11 @@ class PreferencePhase:
         )
         first = self.model.settings.quantizer_warmup + _GRACE if self.model.modalities else 0
         first = min(first, config["epochs"] - 1)
-        bar = progress(range(config["epochs"]), self.name, unit="epoch")
+        bar = progress(range(start, config["epochs"]), self.name, unit="epoch")
         for epoch in bar:
+            # what is known when an epoch begins, so that nothing of one is done twice
+            if self.checkpoints.due():
+                self._store(epoch, best, waited, state)
             self._epoch(pairs, epoch)
             if valid is None or (epoch + 1) % config["eval_step"]:
                 continue
@@ -88,8 +96,36 @@ class PreferencePhase:
             self.model.load_state_dict(state)
         self.model.eval()
         self._settle()
+        self._store(config["epochs"], best, waited, None, whole=True)
         logger.info("preference: best epoch %d, valid %s %.4f", best.epoch, metric, best.score)
         return best
+
+    def _store(
+        self, epoch: int, best: PreferenceResult, waited: int, state: dict[str, Tensor] | None, whole: bool = False
+    ) -> None:
+        weights = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        weights |= {f"best.{name}": tensor for name, tensor in (state or {}).items()}
+        training = {"optimizer": self.optimizer.state_dict(), "step": self.model.step, "whole": whole}
+        training |= {"best": asdict(best), "waited": waited, "history": self.tracker.stored()}
+        self.checkpoints.save(epoch, weights, training)
+
+    def _resume(self) -> tuple[int | None, PreferenceResult, int, dict[str, Tensor] | None]:
+        """The next epoch (None: the phase is over), the best one with its weights, and the epochs since then."""
+        found = self.checkpoints.load()
+        if found is None:
+            return 0, PreferenceResult(-1, -torch.inf, {}), 0, None
+        tables: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}}
+        for name, tensor in found.weights.items():
+            kind, _, own = name.partition(".")
+            tables[kind][own] = tensor.to(self.model.device)
+        training = found.training
+        self.model.load_state_dict(tables["model"])
+        self.model.step = training["step"]
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.tracker.restore(training["history"])
+        self.model.eval()
+        best = PreferenceResult(**training["best"])
+        return None if training["whole"] else found.step, best, training["waited"], tables["best"] or None
 
     def _epoch(self, pairs: Tensor, epoch: int) -> None:
         model = self.model.train()

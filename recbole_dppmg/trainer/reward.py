@@ -18,6 +18,7 @@ from recbole_dppmg.generators.grpo import grpo_loss
 from recbole_dppmg.model.joint_space import train_joint_space
 from recbole_dppmg.model.reward import combine, consistency, fidelity, normalise, personalization
 from recbole_dppmg.progress import progress
+from recbole_dppmg.trainer.checkpoint import Resumable
 from recbole_dppmg.trainer.state import RunState, as_tokens
 from recbole_dppmg.types import ImageRequest, TextRequest
 
@@ -94,7 +95,23 @@ class RewardPhase:
         )
         generator = torch.Generator().manual_seed(state.seed + 5)
         done: dict[str, list[Terms]] = {"text": [], "image": []}
-        for step, (users, items) in enumerate(progress(batches, "reward")):
+
+        def extra() -> dict:
+            terms = {modality: [(t.values, t.weights) for t in found] for modality, found in done.items()}
+            return {"terms": terms, "reference": getattr(text_head, "reference", None)}
+
+        resumable = Resumable(
+            state.checkpoints.of("reward"),
+            state.tracker,
+            [*text_head.parameters(), *image_head.parameters()],
+            {"text": text_optimizer, "image": image_optimizer, "replay": generator},
+            extra,
+        )
+        start, before = resumable.resume()
+        if before:
+            done = {modality: [Terms(*terms) for terms in found] for modality, found in before["terms"].items()}
+            text_head.reference = before["reference"]
+        for step, (users, items) in enumerate(progress(batches[start:], "reward"), start):
             # mirrored steps share the seed too: the same noise, the same draws
             seed = state.seed + min(step, len(batches) - 1 - step)
             tokens = as_tokens({m: codes[users] for m, codes in state.space.user_codes.items()})
@@ -114,6 +131,7 @@ class RewardPhase:
                     {f"reward.{modality}.{n}": v.mean() for n, v in done[modality][-1].values.items()}, step
                 )
             state.tracker.log({"reward.image.drift": drift}, step)
+            resumable.after(step + 1, last=step + 1 == len(batches))
         for modality, terms in done.items():
             for step, total in enumerate(totals(terms)):
                 state.tracker.log({f"reward.{modality}.total": total}, step)

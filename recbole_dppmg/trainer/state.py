@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recbole_dppmg.settings import Settings
+from recbole_dppmg.trainer.checkpoint import Checkpoints
 from recbole_dppmg.trainer.tracking import Tracker
 from recbole_dppmg.types import ImageRequest, Item, PreferenceTokens, TextRequest
 
@@ -39,6 +40,7 @@ class RunState:
     heads: dict[str, object] = field(default_factory=dict)
     joint: JointSpace | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
     def shown(self, modality: str) -> Tensor:
         """Which items have a text or an image to learn from: bool (I,)."""

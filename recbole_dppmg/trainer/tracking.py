@@ -51,13 +51,26 @@ class Tracker:
         tenth = max(1, len(values) // 10)
         return {f"{name}.first": sum(values[:tenth]) / tenth, f"{name}.last": sum(values[-tenth:]) / tenth}
 
-    def finish(self, folder: Path, metrics: Mapping[str, float]) -> None:
-        """Log the final metrics and every file of the run's folder, and close the MLflow run."""
+    def stored(self) -> dict[str, list[tuple[int, float]]]:
+        """The history as plain values, for a checkpoint."""
+        return {name: list(rows) for name, rows in self.history.items()}
+
+    def restore(self, stored: Mapping[str, list[tuple[int, float]]]) -> None:
+        """Take the history of a checkpoint for what it has, in place of what was logged since then."""
+        self._flush()
+        self._history.update({name: [tuple(row) for row in rows] for name, rows in stored.items()})
+
+    def finish(self, folder: Path, metrics: Mapping[str, float], skip: str = "") -> None:
+        """Log the final metrics and every file of the run's folder but those in `skip`, and close the MLflow run."""
         self._flush()
         if self._client:
             now = int(time.time() * 1000)
             self._send([(name, float(value), 0, now) for name, value in metrics.items()])
-            self._client.log_artifacts(self._run_id, str(folder))
+            for path in sorted(folder.iterdir()):
+                if path.is_dir() and path.name != skip:
+                    self._client.log_artifacts(self._run_id, str(path), path.name)
+                elif path.is_file():
+                    self._client.log_artifact(self._run_id, str(path))
             self._client.set_terminated(self._run_id)
 
     def fail(self) -> None:
@@ -87,6 +100,12 @@ class Tracker:
             experiment_id = self._client.create_experiment(_EXPERIMENT, artifact_location=artifacts)
         else:
             experiment_id = experiment.experiment_id
+        # a run that is resumed goes on in its own
+        name = f"attributes.run_name = '{run_name}'"
+        if known := self._client.search_runs([experiment_id], name, max_results=1):
+            self._run_id = known[0].info.run_id
+            self._client.update_run(self._run_id, status="RUNNING")
+            return
         self._run_id = self._client.create_run(experiment_id, run_name=run_name).info.run_id
         rows = [Param(name, str(value)[:5000]) for name, value in parameters.items()]
         for start in range(0, len(rows), 100):

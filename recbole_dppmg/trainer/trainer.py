@@ -10,6 +10,7 @@ from recbole.trainer import Trainer
 
 from recbole_dppmg.artifacts import load_tensors, save_tensors
 from recbole_dppmg.evaluation.ranking import METRICS, RankingTask, evaluate
+from recbole_dppmg.trainer.checkpoint import Checkpoints
 from recbole_dppmg.trainer.preference import PreferencePhase, PreferenceResult, quantizer_health
 from recbole_dppmg.trainer.tracking import Tracker
 
@@ -17,17 +18,17 @@ from recbole_dppmg.trainer.tracking import Tracker
 class DPPMGTrainer(Trainer):
     """Trains DPPMG phase by phase and evaluates it with whole arrays; weights are stored as safetensors."""
 
-    def __init__(self, config, model, tracker: Tracker | None = None):
+    def __init__(self, config, model, tracker: Tracker | None = None, checkpoints: Checkpoints | None = None):
         super().__init__(config, model)
         self.saved_model_file = str(Path(self.saved_model_file).with_suffix(".safetensors"))
-        self.tracker = tracker or Tracker()
+        self.tracker, self.checkpoints = tracker or Tracker(), checkpoints
         self.preference: PreferenceResult | None = None
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """Train the preference model; returns the best validation score and metrics, as RecBole's does."""
         interactions = train_data.dataset.inter_feat
         pairs = torch.stack([interactions[self.model.USER_ID], interactions[self.model.ITEM_ID]])
-        phase = PreferencePhase(self.model, self.config, self.tracker)
+        phase = PreferencePhase(self.model, self.config, self.tracker, self.checkpoints)
         self.preference = phase.fit(pairs, RankingTask.of(valid_data) if valid_data else None, callback_fn)
         if saved:
             save_tensors(self.saved_model_file, self.model.state_dict())

@@ -163,7 +163,7 @@ def _used(name: str, folder: Path, source: str) -> Path:
 
 def _from_hub(hub_id: str, local_files_only: bool = False) -> Path | None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         # pickled weights are never loaded, so they are not fetched either

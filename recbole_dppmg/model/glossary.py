@@ -12,7 +12,62 @@ from recbole_dppmg.data.lists import ItemLists
 from recbole_dppmg.model.space import PreferenceSpace
 from recbole_dppmg.types import Item, token_name
 
-_WORD = re.compile(r"[^\W\d_][\w'’-]+")
+_WORD = re.compile(r"[^\W\d_][\w'’-]{2,}")
+#: English words that tell nothing of a taste, however often a token's items have them.
+_EMPTY = frozenset(
+    [
+        "the",
+        "and",
+        "for",
+        "with",
+        "from",
+        "into",
+        "over",
+        "under",
+        "out",
+        "off",
+        "his",
+        "her",
+        "its",
+        "our",
+        "your",
+        "their",
+        "that",
+        "this",
+        "these",
+        "those",
+        "what",
+        "who",
+        "whom",
+        "how",
+        "why",
+        "when",
+        "where",
+        "not",
+        "are",
+        "was",
+        "were",
+        "has",
+        "have",
+        "had",
+        "but",
+        "you",
+        "they",
+        "she",
+        "him",
+        "them",
+        "one",
+        "all",
+        "any",
+        "del",
+        "les",
+        "des",
+        "der",
+        "die",
+        "das",
+        "und",
+    ]
+)
 _NEAREST = 50  # items whose words are counted, at most an eighth of all
 _SHOWN = 8
 _LIFT = 1.5  # how much more often than in all items
@@ -55,8 +110,8 @@ def build_glossary(space: PreferenceSpace, items: Sequence[Item]) -> dict[str, d
 
 
 def words_of(item: Item, vocabulary: dict[str, int]) -> list[int]:
-    """The distinct words of an item's text as numbers; `vocabulary` grows by new ones."""
-    found = {word.lower() for word in _WORD.findall(item.text)}
+    """The distinct telling words of an item's text as numbers; `vocabulary` grows by new ones."""
+    found = {word.lower() for word in _WORD.findall(item.text)} - _EMPTY
     return [vocabulary.setdefault(word, len(vocabulary)) for word in sorted(found)]
 
 

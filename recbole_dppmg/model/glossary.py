@@ -14,60 +14,12 @@ from recbole_dppmg.types import Item, token_name
 
 _WORD = re.compile(r"[^\W\d_][\w'’-]{2,}")
 #: English words that tell nothing of a taste, however often a token's items have them.
-_EMPTY = frozenset(
-    [
-        "the",
-        "and",
-        "for",
-        "with",
-        "from",
-        "into",
-        "over",
-        "under",
-        "out",
-        "off",
-        "his",
-        "her",
-        "its",
-        "our",
-        "your",
-        "their",
-        "that",
-        "this",
-        "these",
-        "those",
-        "what",
-        "who",
-        "whom",
-        "how",
-        "why",
-        "when",
-        "where",
-        "not",
-        "are",
-        "was",
-        "were",
-        "has",
-        "have",
-        "had",
-        "but",
-        "you",
-        "they",
-        "she",
-        "him",
-        "them",
-        "one",
-        "all",
-        "any",
-        "del",
-        "les",
-        "des",
-        "der",
-        "die",
-        "das",
-        "und",
-    ]
-)
+_EMPTY = frozenset({
+    "the", "and", "for", "with", "from", "into", "over", "under", "out", "off", "his", "her", "its", "our",
+    "your", "their", "that", "this", "these", "those", "what", "who", "whom", "how", "why", "when", "where",
+    "not", "are", "was", "were", "has", "have", "had", "but", "you", "they", "she", "him", "them", "one", "all",
+    "any", "del", "les", "des", "der", "das", "und",
+})  # fmt: skip
 _NEAREST = 50  # items whose words are counted, at most an eighth of all
 _SHOWN = 8
 _LIFT = 1.5  # how much more often than in all items

@@ -23,8 +23,10 @@ from recbole_dppmg.model.space import PreferenceSpace
 from recbole_dppmg.settings import Settings, checked
 from recbole_dppmg.types import MODALITIES, Item, token_name
 
-#: Comma-separated `pkg.mod:Class` that bundles on this machine may name as generators beside ours.
+#: Comma-separated `pkg.mod:Class` that bundles on this machine may name as generators beside ours, or `openai`.
 TRUSTED = "RECBOLE_DPPMG_HEADS"
+#: It sends a secret of this machine's environment to an address, and a bundle names both.
+_ON_TRUST = {"openai"}
 _SUFFIXES = {".safetensors", ".json", ".parquet", ".md"}
 _IMAGES, _IMAGE_SUFFIXES = "images", {".jpg", ".jpeg", ".png", ".webp"}
 _INTEGER, _TEXT = pa.types.is_integer, pa.types.is_string
@@ -75,10 +77,11 @@ def read_config(path: Path) -> tuple[Settings, int, dict[str, str]]:
         raise BundleError(f"{path}: {error}; the bundle is of another version, or damaged") from error
     trusted = {name.strip() for name in os.environ.get(TRUSTED, "").split(",")}
     for modality, name in found["heads"].items():
-        if modality not in HEADS or not isinstance(name, str) or name not in HEADS[modality].keys() | trusted - {""}:
+        known = (HEADS.get(modality, {}).keys() - _ON_TRUST) | trusted - {""}
+        if modality not in HEADS or not isinstance(name, str) or name not in known:
             raise BundleError(
-                f"{path}: {modality} generator {name!r} is unknown; if it is a class of yours, name it in the "
-                f"environment variable {TRUSTED}"
+                f"{path}: {modality} generator {name!r} is unknown or taken on trust only; if you trust this bundle "
+                f"with it, name it in the environment variable {TRUSTED}"
             )
     return settings, found["seed"], {m: found["heads"][m] for m in MODALITIES if m in found["heads"]}
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from recbole_dppmg.artifacts import load_tensors, save_tensors, write_manifest
 from recbole_dppmg.bundle import Bundle
-from recbole_dppmg.bundle_files import read_joint, read_space
+from recbole_dppmg.bundle_files import read_config, read_joint, read_space
 from recbole_dppmg.errors import BundleError
 from recbole_dppmg.hub import push_to_hub
 from recbole_dppmg.model.glossary import build_glossary
@@ -201,6 +201,16 @@ def test_a_configuration_that_is_not_ours_is_refused(copy, change, said):
     write_manifest(copy)
     with pytest.raises(BundleError, match=rf"config\.json.*{said}"):
         Bundle.from_pretrained(copy)
+
+
+def test_a_bundle_that_would_send_a_secret_away_must_be_trusted_here(copy, monkeypatch):
+    config = json.loads((copy / "config.json").read_text())
+    config["heads"] = {"text": "openai"}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match="'openai'.*RECBOLE_DPPMG_HEADS"):
+        read_config(copy / "config.json")
+    monkeypatch.setenv("RECBOLE_DPPMG_HEADS", "openai")
+    assert read_config(copy / "config.json")[2] == {"text": "openai"}
 
 
 def test_a_class_of_yours_must_be_trusted_here(copy, monkeypatch):

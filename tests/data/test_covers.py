@@ -19,7 +19,7 @@ def test_every_name_in_the_palettes_has_an_icon_and_a_picture():
         assert set(genre.palettes) <= PALETTES.keys()
         assert len(genre.icons) > 1
         for name in genre.icons:
-            assert np.asarray(picture(name, 32))[..., 3].max() == 255
+            assert np.asarray(picture(name, 32))[..., 3].max() > 200
 
 
 def test_the_table_has_no_name_twice():

@@ -204,6 +204,7 @@ def test_a_configuration_that_is_not_ours_is_refused(copy, change, said):
 
 
 def test_a_bundle_that_would_send_a_secret_away_must_be_trusted_here(copy, monkeypatch):
+    monkeypatch.delenv("RECBOLE_DPPMG_HEADS", raising=False)
     config = json.loads((copy / "config.json").read_text())
     config["heads"] = {"text": "openai"}
     (copy / "config.json").write_text(json.dumps(config))
@@ -214,6 +215,7 @@ def test_a_bundle_that_would_send_a_secret_away_must_be_trusted_here(copy, monke
 
 
 def test_a_class_of_yours_must_be_trusted_here(copy, monkeypatch):
+    monkeypatch.delenv("RECBOLE_DPPMG_HEADS", raising=False)
     config = json.loads((copy / "config.json").read_text())
     config["heads"] = {"text": "serving_heads:SayHead"}
     (copy / "config.json").write_text(json.dumps(config))

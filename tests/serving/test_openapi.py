@@ -16,11 +16,10 @@ _QUICK = settings(
 _NOT_OURS = [positive_data_acceptance, unsupported_method]
 
 
-@pytest.fixture(scope="module")
-def operations(engine, tmp_path_factory):
-    """The operations of a server that takes jobs and makes no cards, so that its queue fills as well."""
-    store = tmp_path_factory.mktemp("openapi") / "cards.sqlite3"
-    app, _ = create_app(engine, ServeOptions(store=store, queue=4, body_kb=10_000))
+@pytest.fixture
+def operations(engine, tmp_path):
+    """The operations of a new server, since one starts once, with a queue so short that it fills."""
+    app, _ = create_app(engine, ServeOptions(store=tmp_path / "cards.sqlite3", queue=4, body_kb=10_000))
     described = schemathesis.openapi.from_asgi("/openapi.json", app)
     found = [operation.ok() for operation in described.get_all_operations()]
     assert len(found) == 17
@@ -34,9 +33,7 @@ def test_every_answer_is_as_described(operations, mode):
             continue
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(
-            max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-        )
+        @_QUICK
         def check(case):
             # a long wait for a card that nobody makes would only be slow
             if isinstance(case.body, dict) and case.body.get("wait"):

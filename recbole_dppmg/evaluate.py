@@ -29,7 +29,7 @@ from recbole_dppmg.evaluation.section import insert_section, table_in_words
 from recbole_dppmg.evaluation.statistics import sign_test, with_intervals
 from recbole_dppmg.model.dppmg import DPPMG
 from recbole_dppmg.model.joint_space import train_joint_space
-from recbole_dppmg.runs import INJECTED, set_threads
+from recbole_dppmg.runs import INJECTED, repeat_exactly, set_threads
 from recbole_dppmg.trainer.preference import PreferencePhase
 from recbole_dppmg.trainer.stock import Data, prepare
 from recbole_dppmg.trainer.tracking import Tracker
@@ -78,6 +78,7 @@ def main(argv: Sequence[str]) -> int:
         if getattr(given, name) < 1:
             raise ConfigError(f"evaluate: --{name}={getattr(given, name)}: must be 1 or more")
     set_threads(given.threads)
+    repeat_exactly(True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("recbole_dppmg").setLevel(logging.INFO)
     folder = Path(given.bundle)

@@ -23,7 +23,7 @@ from recbole_dppmg.generators.base import Catalogue, build_head
 from recbole_dppmg.keys import properties_dir, read_yaml
 from recbole_dppmg.model.dppmg import DPPMG
 from recbole_dppmg.model.glossary import build_glossary
-from recbole_dppmg.runs import INJECTED, Run, open_run, set_threads
+from recbole_dppmg.runs import INJECTED, Run, open_run, repeat_exactly, set_threads
 from recbole_dppmg.settings import Settings
 from recbole_dppmg.trainer.state import RunState
 from recbole_dppmg.trainer.stock import Data, in_folder, prepare, train_stock
@@ -58,6 +58,7 @@ def run_from_arguments(argv: Sequence[str]) -> Path:
     ours = config["model"] == "DPPMG"
     baselines = [_config_beside(config, model) for model in settings.baselines] if ours else []
     threads = set_threads(settings.threads)
+    repeat_exactly(config["reproducibility"])
     name = f"{config['dataset']}-{config['model']}"
     with open_run(Path(settings.output_dir), name, resolved(config), config["state"] or "INFO", resume) as run:
         logger.info("run %s: seed %d, %s, %d threads", run.id, config["seed"], config["device"], threads)

@@ -142,6 +142,13 @@ def set_threads(wanted: int | None) -> int:
     return threads
 
 
+def repeat_exactly(wanted: bool) -> None:
+    """Sum in a fixed order, so that equal seeds give equal runs with several threads too: the backward of indexing
+    adds in the order in which threads come otherwise."""
+    torch.use_deterministic_algorithms(wanted, warn_only=True)  # not every product on a GPU has a fixed order
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
 def _unfinished(root: Path, name: str, configuration: str) -> Path | None:
     """The newest run that has a state, the same configuration, and no process."""
     for folder in sorted(root.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime, reverse=True):

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from recbole_dppmg.artifacts import write_json, write_text
@@ -66,7 +67,8 @@ class Run:
         logger.info("%s: %s", name, plan)
         done: list[str] = []
         start = time.perf_counter()
-        yield done.append
+        with self.tracker.phase(name):
+            yield done.append
         seconds = time.perf_counter() - start
         self.metrics[f"time.{name}_s"] = round(seconds, 2)
         logger.info("%s: done in %.1f s%s", name, seconds, "".join(f"; {words}" for words in done))
@@ -82,7 +84,8 @@ class Run:
 def open_run(
     root: Path, name: str, parameters: Mapping[str, Any], level: str = "INFO", resume: bool = False
 ) -> Iterator[Run]:
-    """A new folder `root/<name>-<time>` with `config.yaml`, `log.txt` and an MLflow run in `root/mlflow.db`.
+    """A new folder `root/<name>-<time>` with `config.yaml`, `log.txt` and `tensorboard/`, and an MLflow run in
+    `root/mlflow.db`.
 
     At the end `metrics.json` is written, MLflow gets everything, and `root/latest` points to the folder. A run
     that fails or is interrupted keeps its log, is marked as failed in MLflow, and gets no link.
@@ -100,13 +103,18 @@ def open_run(
     text = yaml.safe_dump(dict(parameters), sort_keys=False, allow_unicode=True)
     old = _unfinished(root, name, text) if resume else None
     folder = old or _new_folder(root, name)
-    with _locked(folder / STATE), _logging(folder / "log.txt", level), _terminate_as_interrupt():
+    with (
+        _locked(folder / STATE),
+        _logging(folder / "log.txt", level),
+        _terminate_as_interrupt(),
+        SummaryWriter(str(folder / "tensorboard")) as writer,
+    ):
         if resume:
             logger.info(
                 "resume: %s", f"going on with {folder}" if old else f"nothing to go on with in {root}; a new run"
             )
         write_text(folder / "config.yaml", text)
-        tracker = Tracker(root / "mlflow.db", folder.name, parameters)
+        tracker = Tracker(root / "mlflow.db", folder.name, parameters, writer)
         run = Run(folder, tracker, Checkpoints(folder / STATE, parameters.get("checkpoint_seconds", 20.0)))
         try:
             yield run

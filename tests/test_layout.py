@@ -17,6 +17,7 @@ ORDER = (
     {"generators"},
     {"bundle", "bundle_files", "hub"},
     {"evaluation"},
+    {"mlflow_model"},
     {"trainer", "runs"},
     {"pipeline", "commands", "encoding", "tuning", "evaluate"},
     {"serving"},

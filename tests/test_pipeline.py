@@ -44,7 +44,7 @@ def test_preference_alone(keys, here):
     folder = report.parent
     assert [path.name for path in here.iterdir()] == ["outputs"]  # RecBole's own folders are not there
     assert (here / "outputs" / "latest").resolve() == folder.resolve()
-    expected = {"bundle", "cards.jsonl", "config.yaml", "log.txt", "metrics.json", "report.html"}
+    expected = {"bundle", "cards.jsonl", "config.yaml", "log.txt", "metrics.json", "report.html", "tensorboard"}
     assert expected <= {path.name for path in folder.iterdir()}
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["preference.loss.last"] < metrics["preference.loss.first"]
@@ -55,6 +55,11 @@ def test_preference_alone(keys, here):
     run = statuses(here / "outputs")[folder.name]
     assert run.info.status == "FINISHED"
     assert run.data.metrics["ranking.test.ndcg_10"] == pytest.approx(metrics["ranking.test.ndcg@10"])
+    inside = {name: run for name, run in statuses(here / "outputs").items() if name != folder.name}
+    assert set(inside) == {"preference"} and inside["preference"].info.status == "FINISHED"
+    assert inside["preference"].data.tags["mlflow.parentRunId"] == run.info.run_id
+    assert inside["preference"].data.metrics["preference.loss"] > 0
+    assert len(run.outputs.model_outputs) == 1  # the bundle
     log = (folder / "log.txt").read_text()
     assert "preference: done in" in log and "\x1b" not in log
 

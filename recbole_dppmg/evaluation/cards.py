@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ from recbole_dppmg.types import (
     TextResult,
     token_names,
 )
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _BATCH = 8
 
@@ -56,45 +60,64 @@ def choose_users(bundle: Bundle, number: int, seed: int) -> list[int]:
     return eligible[order[:number]].sort().values.tolist()
 
 
+class Choice(NamedTuple):
+    """An item's row chosen for someone, who has these tokens."""
+
+    user: str
+    item: int
+    score: float
+    tokens: PreferenceTokens
+
+
 def make_cards(bundle: Bundle, users: Sequence[int], k: int, folder: Path, seed: int) -> list[Card]:
     """Cards of the k best unseen items of each user; writes `images/*.png` and `cards.jsonl` under `folder`.
 
     A card has a text and an image as far as the bundle has generators of them.
     """
-    items, scores = bundle.space.recommend(torch.tensor(users), k)
-    found = zip(users, items.tolist(), scores.tolist(), strict=True)
-    ranked = [(u, i, s) for u, row, own in found for i, s in zip(row, own, strict=True) if s > -torch.inf]
-    pairs = [(user, item) for user, item, _ in ranked]
-    content = [bundle.items[item] for _, item in pairs]
-    tokens = [bundle.space.user_tokens(user) for user, _ in pairs]
-    texts, images = [TextResult("")] * len(pairs), [ImageResult(None)] * len(pairs)
-    wanted = list(zip(content, tokens, strict=True))
-    if "text" in bundle.heads:
-        texts = _in_batches(bundle.heads["text"], [TextRequest(i, t, seed) for i, t in wanted], "explanations")
-    if "image" in bundle.heads:
-        images = _in_batches(bundle.heads["image"], [ImageRequest(i, t, seed) for i, t in wanted], "images")
-    placed = list(zip(tokens, (item for _, item in pairs), strict=True))
-    measured = score_cards(bundle, placed, [t.text for t in texts], [i.image for i in images])
+    best = zip(users, *(part.tolist() for part in bundle.space.recommend(torch.tensor(users), k)), strict=True)
+    chosen = [
+        Choice(bundle.user_ids[user], item, score, bundle.space.user_tokens(user))
+        for user, items, scores in best
+        for item, score in zip(items, scores, strict=True)
+        if score > -torch.inf
+    ]
     cards = []
-    for n, (user, item, score) in enumerate(ranked):
-        name = f"images/u{user}-i{item}.png" if images[n].image else None
-        if name:
-            with atomic_path(folder / name) as temporary:
-                images[n].image.save(temporary, format="PNG")
-        errors = [e for e in (texts[n].error, images[n].error) if e]
-        card = Card(
-            user=bundle.user_ids[user],
-            item=content[n].id,
-            title=content[n].title,
-            score=round(score, 6),
-            text=texts[n].text,
-            image=name,
-            tokens=token_names(tokens[n]),
-            scores=measured[n],
-            error="; ".join(errors) or None,
-        )
+    for choice, (card, image) in zip(chosen, generate_cards(bundle, chosen, seed), strict=True):
+        if image:
+            card.image = f"images/u{bundle.user_rows[choice.user]}-i{choice.item}.png"
+            with atomic_path(folder / card.image) as temporary:
+                image.save(temporary, format="PNG")
         cards.append(card)
     write_text(folder / "cards.jsonl", "".join(json.dumps(asdict(c), ensure_ascii=False) + "\n" for c in cards))
+    return cards
+
+
+def generate_cards(bundle: Bundle, chosen: Sequence[Choice], seed: int) -> list[tuple[Card, Image | None]]:
+    """The card of each choice, and its image, which nothing has stored yet."""
+    content = [bundle.items[choice.item] for choice in chosen]
+    texts, images = [TextResult("")] * len(chosen), [ImageResult(None)] * len(chosen)
+    wanted = [(item, choice.tokens, seed) for item, choice in zip(content, chosen, strict=True)]
+    if "text" in bundle.heads:
+        texts = _in_batches(bundle.heads["text"], [TextRequest(*parts) for parts in wanted], "explanations")
+    if "image" in bundle.heads:
+        images = _in_batches(bundle.heads["image"], [ImageRequest(*parts) for parts in wanted], "images")
+    placed = [(choice.tokens, choice.item) for choice in chosen]
+    measured = score_cards(bundle, placed, [t.text for t in texts], [i.image for i in images])
+    cards = []
+    for choice, item, text, image, scores in zip(chosen, content, texts, images, measured, strict=True):
+        errors = [e for e in (text.error, image.error) if e]
+        card = Card(
+            user=choice.user,
+            item=item.id,
+            title=item.title,
+            score=round(choice.score, 6),
+            text=text.text,
+            image=None,
+            tokens=token_names(choice.tokens),
+            scores=scores,
+            error="; ".join(errors) or None,
+        )
+        cards.append((card, image.image))
     return cards
 
 

@@ -21,7 +21,7 @@ class DPPMGTrainer(Trainer):
     def __init__(self, config, model, tracker: Tracker | None = None, checkpoints: Checkpoints | None = None):
         super().__init__(config, model)
         self.saved_model_file = str(Path(self.saved_model_file).with_suffix(".safetensors"))
-        self.tracker, self.checkpoints = tracker or Tracker(), checkpoints
+        self.tracker, self.checkpoints = tracker or Tracker(writer=self.tensorboard), checkpoints
         self.preference: PreferenceResult | None = None
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
@@ -30,6 +30,7 @@ class DPPMGTrainer(Trainer):
         pairs = torch.stack([interactions[self.model.USER_ID], interactions[self.model.ITEM_ID]])
         phase = PreferencePhase(self.model, self.config, self.tracker, self.checkpoints)
         self.preference = phase.fit(pairs, RankingTask.of(valid_data) if valid_data else None, callback_fn)
+        self.tracker.flush()
         if saved:
             save_tensors(self.saved_model_file, self.model.state_dict())
         if not valid_data:

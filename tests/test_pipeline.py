@@ -31,12 +31,13 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def statuses(folder):
+def statuses(folder, parent=None):
+    """MLflow's runs by name, or those inside another, by its id."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("recbole-dppmg").experiment_id])
-    return {run.info.run_name: run for run in runs}
+    return {run.info.run_name: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent}
 
 
 def test_preference_alone(keys, here):
@@ -55,9 +56,8 @@ def test_preference_alone(keys, here):
     run = statuses(here / "outputs")[folder.name]
     assert run.info.status == "FINISHED"
     assert run.data.metrics["ranking.test.ndcg_10"] == pytest.approx(metrics["ranking.test.ndcg@10"])
-    inside = {name: run for name, run in statuses(here / "outputs").items() if name != folder.name}
-    assert set(inside) == {"preference"} and inside["preference"].info.status == "FINISHED"
-    assert inside["preference"].data.tags["mlflow.parentRunId"] == run.info.run_id
+    inside = statuses(here / "outputs", run.info.run_id)
+    assert set(inside) == {"Pop", "preference"} and inside["preference"].info.status == "FINISHED"
     assert inside["preference"].data.metrics["preference.loss"] > 0
     assert len(run.outputs.model_outputs) == 1  # the bundle
     log = (folder / "log.txt").read_text()

@@ -93,6 +93,19 @@ def trusted_model_file(module: ModuleType) -> None:
     module.load_data_and_model = load_data_and_model
 
 
+def dppmg_model_file(module: ModuleType) -> None:
+    """Checkpoints of DPPMG are safetensors with the configuration as JSON; `torch.load` cannot read them."""
+    original = module.load_data_and_model
+
+    @functools.wraps(original)
+    def load_data_and_model(model_file):
+        if str(model_file).endswith(".safetensors"):
+            return importlib.import_module("recbole_dppmg.trainer.trainer").load_data_and_model(model_file)
+        return original(model_file)
+
+    module.load_data_and_model = load_data_and_model
+
+
 def filled_sequences(module: ModuleType) -> None:
     """Datasets fill empty sequences by `df[field].fillna(inplace=True)`, which copy-on-write (the only way in
     pandas 3) makes a no-op, and then split NaN: fill them as they are read."""
@@ -174,7 +187,7 @@ REPAIRS: dict[str, tuple[Repair, ...]] = {
     "recbole.trainer": (dppmg_trainer,),
     "recbole.trainer.trainer": (trusted_checkpoints,),
     "recbole.trainer.hyper_tuning": (numpy_names,),
-    QUICK_START: (trusted_model_file,),
+    QUICK_START: (trusted_model_file, dppmg_model_file),
     MODEL: (dppmg_model,),
     **{f"{_MODELS}.{name}": (dok_update,) for name in ("lightgcn", "ngcf", "gcmc", "spectralcf", "ncl")},
     **{f"recbole.model.knowledge_aware_recommender.{name}": (dok_update,) for name in ("kgin", "mcclk")},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,23 @@ def _find_dataset(data_path: Path, dataset: str, parts: Sequence[str] | None) ->
         f"dataset '{dataset}': no {wanted} in {folders[0].resolve()}; datasets at hand: {', '.join(at_hand)}; "
         "set dataset, or data_path to the folder that has it"
     )
+
+
+def resolved(config: Config) -> dict[str, Any]:
+    """Every key with the value that it has in the run, as plain values; a config file for the same run again."""
+    known = {"model", "dataset", *config.internal_config_dict, *config.external_config_dict} - {"MODEL_TYPE"}
+    values = {key: _plain(config[key]) for key in sorted(known)}
+    given = config.external_config_dict
+    for key in ("data_path", "train_neg_sample_args"):  # RecBole derives other values from these
+        values[key] = _plain(given.get(key, config.internal_config_dict.get(key)))
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, Enum) or not isinstance(value, (str, int, float, bool, type(None))):
+        return str(value)
+    return value

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from enum import Enum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +12,7 @@ from recbole.utils import init_seed
 
 from recbole_dppmg.assets import resolve
 from recbole_dppmg.bundle import Bundle
-from recbole_dppmg.config import DPPMGConfig
+from recbole_dppmg.config import DPPMGConfig, resolved
 from recbole_dppmg.data.images import DRAWN
 from recbole_dppmg.errors import ConfigError, DataError
 from recbole_dppmg.evaluation.cards import choose_users, make_cards
@@ -67,26 +65,6 @@ def run_from_arguments(argv: Sequence[str]) -> Path:
         else:
             _run_stock(config, run)
     return run.folder / "report.html"
-
-
-def resolved(config: DPPMGConfig) -> dict[str, Any]:
-    """Every key with the value that it has in the run, as plain values; a config file for the same run again."""
-    known = {"model", "dataset", *config.internal_config_dict, *config.external_config_dict} - {"MODEL_TYPE"}
-    values = {key: _plain(config[key]) for key in sorted(known)}
-    given = config.external_config_dict
-    for key in ("data_path", "train_neg_sample_args"):  # RecBole derives other values from these
-        values[key] = _plain(given.get(key, config.internal_config_dict.get(key)))
-    return values
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, Enum) or not isinstance(value, (str, int, float, bool, type(None))):
-        return str(value)
-    return value
 
 
 def _run_stock(config: DPPMGConfig, run: Run) -> None:

@@ -15,9 +15,8 @@ import yaml
 
 from recbole_dppmg import keys
 from recbole_dppmg.artifacts import fingerprint, write_text
-from recbole_dppmg.config import DPPMGConfig
+from recbole_dppmg.config import DPPMGConfig, resolved
 from recbole_dppmg.errors import ConfigError, DataError
-from recbole_dppmg.pipeline import resolved
 from recbole_dppmg.runs import set_threads
 from recbole_dppmg.trainer.stock import best_on_validation
 

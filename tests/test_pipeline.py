@@ -13,8 +13,8 @@ from PIL import Image
 from tiny_runs import arguments, make_keys
 
 from recbole_dppmg.cli import main
-from recbole_dppmg.config import DPPMGConfig
-from recbole_dppmg.pipeline import resolved, run_from_arguments
+from recbole_dppmg.config import DPPMGConfig, resolved
+from recbole_dppmg.pipeline import run_from_arguments
 from recbole_dppmg.runs import open_run, set_threads
 
 ROOT = Path(__file__).parents[1]

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
 import torch
 from recbole.trainer import Trainer
+from safetensors import safe_open
 
 from recbole_dppmg.artifacts import load_tensors, save_tensors
+from recbole_dppmg.config import DPPMGConfig, resolved
+from recbole_dppmg.errors import BundleError, DataError
 from recbole_dppmg.evaluation.ranking import METRICS, RankingTask, evaluate
+from recbole_dppmg.keys import defaults, recbole_keys
+from recbole_dppmg.model.dppmg import DPPMG
+from recbole_dppmg.settings import Settings
 from recbole_dppmg.trainer.checkpoint import Checkpoints
 from recbole_dppmg.trainer.preference import PreferencePhase, PreferenceResult, quantizer_health
+from recbole_dppmg.trainer.stock import prepare
 from recbole_dppmg.trainer.tracking import Tracker
+
+_CONFIG = "config"
 
 
 class DPPMGTrainer(Trainer):
@@ -32,7 +42,9 @@ class DPPMGTrainer(Trainer):
         self.preference = phase.fit(pairs, RankingTask.of(valid_data) if valid_data else None, callback_fn)
         self.tracker.flush()
         if saved:
-            save_tensors(self.saved_model_file, self.model.state_dict())
+            # with all it takes to build the model again, see `load_data_and_model`
+            metadata = {_CONFIG: json.dumps(resolved(self.config))}
+            save_tensors(self.saved_model_file, self.model.state_dict(), metadata)
         if not valid_data:
             return -1, None
         self.best_valid_score, self.best_valid_result = self.preference.score, self.preference.valid
@@ -73,3 +85,31 @@ class DPPMGTrainer(Trainer):
             )
             found |= {f"{prefix}.kept.{name}": coarse[name] / full[name] for name in full if full[name]}
         return found
+
+
+def load_data_and_model(model_file: str | Path) -> tuple:
+    """What RecBole's function of this name gives, of a checkpoint that `DPPMGTrainer.fit` has stored: configuration,
+    model, dataset, and the loaders of training, validation and test. Nothing in the file is unpickled.
+
+    Raises:
+        BundleError: the file cannot be read, or is none of these.
+        ConfigError, DataError: the dataset is not there any more, or has changed.
+    """
+    tensors = load_tensors(model_file)
+    with safe_open(model_file, "pt") as file:
+        stored = (file.metadata() or {}).get(_CONFIG)
+    if stored is None:
+        raise BundleError(f"{model_file}: has no configuration; give a checkpoint of a run, not a bundle's weights")
+    known = {"model", "dataset", *Settings.model_fields, *recbole_keys(), *defaults("DPPMG", "")}
+    # RecBole lets any key pass, and those of no meaning have none here
+    config = DPPMGConfig(config_dict={key: value for key, value in json.loads(stored).items() if key in known})
+    data = prepare(config)
+    model = DPPMG(config, data.train.dataset).to(config["device"])
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise DataError(
+            f"{model_file}: of other users, items or features than dataset '{config['dataset']}' has now; restore it, "
+            "or train again"
+        ) from error
+    return config, model.eval(), *data

@@ -118,16 +118,20 @@ def _recbole(name: str, split: Split, settings: dict[str, Any], seed: int) -> Fi
     return Fitted(scores, {"epoch": len(trainer.train_loss_dict)})
 
 
-def _sasrec(split: Split, settings: dict[str, Any], seed: int, length: int = 50, patience: int = 5) -> Fitted:
-    """RecBole's SASRec: every training item from those before it; users are ranked by their training sequence.
+def _sasrec(split: Split, settings: dict[str, Any], seed: int, length: int = 50, patience: int = 10) -> Fitted:
+    """RecBole's SASRec: every training item from up to `length` before it, by a softmax over all items; users are
+    ranked by their training sequence.
 
-    RecBole splits sequences by their own targets, of which earlier test items are then known; fed like this the
-    model has the same training, validation and test items as all others.
+    RecBole splits sequences by their own targets, of which earlier test items are then known, and encodes one
+    sequence per target. Here the model has the same training, validation and test items as all others, and the loss
+    is taken at many positions of a sequence at once, as in arXiv 1808.09781: the later half of each window, so that
+    a target has the same context as in ranking.
     """
     from recbole.data import create_dataset
     from recbole.model.sequential_recommender import SASRec
     from recbole.utils import init_seed
 
+    torch.autograd.set_detect_anomaly(False)  # switched on by importing RecBole's SINE, and ruinous
     config = _config("SASRec", split, settings, seed, MAX_ITEM_LIST_LENGTH=length)
     init_seed(config["seed"], True)
     model = SASRec(config, create_dataset(config))
@@ -135,30 +139,48 @@ def _sasrec(split: Split, settings: dict[str, Any], seed: int, length: int = 50,
     order = torch.argsort(users, stable=True)
     users, items = users[order], items[order]
     first = torch.searchsorted(users, torch.arange(split.n_users + 1))
+    inputs = (first.diff() - 1).clamp_min(0)  # all but the last item, which is a target only
+    position, stride = torch.arange(length), length // 2
 
-    def sequences(ends: Tensor, begins: Tensor) -> dict[str, Tensor]:
-        """The up to `length` items before `ends`, from `begins` on, left-aligned."""
-        sizes = (ends - begins).clamp_max(length)
-        place = (ends - sizes).unsqueeze(1) + torch.arange(length)
-        table = torch.where(torch.arange(length) < sizes.unsqueeze(1), items[place.clamp_max(len(items) - 1)], 0)
-        return {model.ITEM_SEQ: table, model.ITEM_SEQ_LEN: sizes.clamp_min(1)}
+    def sequences(begins: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """The last `length` items of each range, left-aligned, padded by 0, (B, length), and where in `items`."""
+        begins = torch.maximum(begins, ends - length)
+        place = begins.unsqueeze(1) + position
+        return torch.where(place < ends.unsqueeze(1), items[place.clamp_max(len(items) - 1)], 0), place
 
-    targets = (torch.arange(len(items)) > first[users]).nonzero().squeeze(1)
+    def windows() -> tuple[Tensor, Tensor]:
+        """Sequences and the items to tell at each position, 0: none; the cuts are drawn anew each time."""
+        cut = torch.randint(1, stride + 1, (split.n_users,))
+        number = torch.where(inputs > 0, -(-(inputs - cut).clamp_min(0) // stride) + 1, 0)
+        owner = torch.arange(split.n_users).repeat_interleave(number)
+        nth = torch.arange(len(owner)) - (number.cumsum(0) - number)[owner]
+        told = (cut[owner] + (nth - 1) * stride).clamp_min(0)  # by the windows before
+        ends = torch.minimum(inputs[owner], cut[owner] + nth * stride)
+        sequence, place = sequences(first[owner], first[owner] + ends)
+        wanted = (sequence > 0) & (place >= (first[owner] + told).unsqueeze(1))
+        return sequence, torch.where(wanted, items[(place + 1).clamp_max(len(items) - 1)], 0)
+
+    def calculate_loss(sequence: Tensor, target: Tensor) -> Tensor:
+        embedded = model.item_embedding(sequence) + model.position_embedding.weight
+        hidden = model.dropout(model.LayerNorm(embedded))
+        hidden = model.trm_encoder(hidden, model.get_attention_mask(sequence))[-1][target > 0]
+        return model.loss_fct(hidden @ model.item_embedding.weight.T, target[target > 0])
+
     optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
-    everyone = sequences(first[1:], first[:-1])
+    everyone, sizes = sequences(first[:-1], first[1:])[0], first.diff().clamp(1, length)
 
     @torch.no_grad()
     def scores(chosen: Tensor) -> Tensor:
         model.eval()
-        return model.full_sort_predict({name: table[chosen] for name, table in everyone.items()})
+        return model.full_sort_predict({model.ITEM_SEQ: everyone[chosen], model.ITEM_SEQ_LEN: sizes[chosen]})
 
     best, waited, state, epoch = -1.0, 0, {}, 0
     valid = split.task("valid")
     while waited < patience:
         model.train()
-        for rows in targets[torch.randperm(len(targets))].split(512):
-            batch = sequences(rows, first[users[rows]]) | {model.POS_ITEM_ID: items[rows]}
-            loss = model.calculate_loss(batch)
+        sequence, target = windows()
+        for rows in torch.randperm(len(sequence)).split(128):
+            loss = calculate_loss(sequence[rows], target[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

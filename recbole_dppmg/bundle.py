@@ -94,7 +94,8 @@ class Bundle:
     def _write(self, folder: Path, card: str) -> None:
         tensors = self.space.tensors()
         quantizer = {name: tensor for name, tensor in tensors.items() if name.startswith(_QUANTIZER)}
-        save_tensors(folder / "quantizer.safetensors", quantizer)
+        if quantizer:  # safetensors does not read a file of none
+            save_tensors(folder / "quantizer.safetensors", quantizer)
         save_tensors(folder / "model.safetensors", {n: t for n, t in tensors.items() if n not in quantizer})
         if self.joint is not None:
             save_tensors(folder / "joint.safetensors", self.joint.tensors())

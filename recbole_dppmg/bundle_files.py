@@ -93,9 +93,11 @@ def read_space(folder: Path) -> PreferenceSpace:
         BundleError: a tensor is missing, or does not fit the others.
     """
     files = [folder / "model.safetensors", folder / "quantizer.safetensors"]
-    tensors = [load_tensors(file) for file in files]
+    tensors = load_tensors(files[0])
+    if files[1].is_file():  # without modalities there are no codes
+        tensors |= load_tensors(files[1])
     try:
-        return PreferenceSpace.from_tensors(tensors[0] | tensors[1])
+        return PreferenceSpace.from_tensors(tensors)
     except BundleError as error:
         raise BundleError(f"{files[0]} with {files[1].name}: {error}") from error
 

@@ -14,13 +14,13 @@ from recbole_dppmg.assets import resolve
 from recbole_dppmg.bundle import Bundle
 from recbole_dppmg.config import DPPMGConfig, resolved
 from recbole_dppmg.data.images import DRAWN
-from recbole_dppmg.errors import ConfigError, DataError
 from recbole_dppmg.evaluation.cards import choose_users, make_cards
 from recbole_dppmg.evaluation.report import model_card, write_report
 from recbole_dppmg.generators.base import Catalogue, build_head
 from recbole_dppmg.keys import properties_dir, read_yaml
 from recbole_dppmg.model.dppmg import DPPMG
 from recbole_dppmg.model.glossary import build_glossary
+from recbole_dppmg.plan import Plan, make_plan
 from recbole_dppmg.runs import INJECTED, Run, open_run, repeat_exactly, set_threads
 from recbole_dppmg.settings import Settings
 from recbole_dppmg.trainer.state import RunState
@@ -31,7 +31,6 @@ from recbole_dppmg.types import Item
 logger = logging.getLogger(__name__)
 
 _RECENT = 20
-_PAIRS = 20
 _DRAWN = (
     "This catalogue has no images of its own: its covers are drawn from title, genres and year with icons of OpenMoji "
     "(CC BY-SA 4.0)."
@@ -96,6 +95,7 @@ def _run_dppmg(config: DPPMGConfig, baselines: Sequence[DPPMGConfig], run: Run) 
         users, items = data.dataset.user_num - 1, data.dataset.item_num - 1
         done(f"{users} users, {items} items, {data.dataset.inter_num} interactions")
     features = _features(config, data, run)
+    plan = _checked_plan(settings, data.dataset.items, features)
     for beside in baselines:
         found = _train_beside(beside, run)
         run.metrics |= {f"ranking.{beside['model']}.{part}": value for part, value in found.items()}
@@ -126,7 +126,7 @@ def _run_dppmg(config: DPPMGConfig, baselines: Sequence[DPPMGConfig], run: Run) 
         metrics=run.metrics,
         checkpoints=run.checkpoints,
     )
-    _train_generators(state, run)
+    _train_generators(state, plan, run)
     bundle = Bundle(
         settings=settings,
         seed=config["seed"],
@@ -139,76 +139,51 @@ def _run_dppmg(config: DPPMGConfig, baselines: Sequence[DPPMGConfig], run: Run) 
         joint=state.joint,
     )
     with run.phase("bundle", "write it") as done:
-        bundle.save_pretrained(run.folder / "bundle", model_card(_about(config, run), run.metrics))
+        bundle.save_pretrained(run.folder / "bundle", model_card(_about(config, run, plan.lost), run.metrics))
     with run.phase("cards", f"{settings.report_cards} for each of {settings.report_users} users") as done:
         users = choose_users(bundle, settings.report_users, config["seed"])
         cards = make_cards(bundle, users, settings.report_cards, run.folder, config["seed"])
         done(f"{len(cards)} cards")
     run.stop_clock()
-    about = _about(config, run, state.heads)
+    about = _about(config, run, plan.lost, state.heads)
     write_report(run.folder / "report.html", about, run.metrics, run.tracker.history, bundle, cards)
 
 
 def _features(config: DPPMGConfig, data: Data, run: Run) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Frozen features of both modalities, after a check that there is enough to go on.
-
-    Raises:
-        DataError: an item has neither text nor image.
-        ConfigError: a phase cannot be run on this content.
-    """
-    modalities, items = config.settings.modalities, data.dataset.items
+    """Frozen features of both modalities, as far as the dataset has them."""
     with run.phase("features", "read or encode the items' texts and images") as done:
-        features = {modality: data.dataset.item_features(modality) for modality in modalities}
+        features = {modality: data.dataset.item_features(modality) for modality in config.settings.modalities}
         counts = {m: int(present.sum()) for m, (_, present) in features.items()}
         done(", ".join(f"{number} items with {m}" for m, number in counts.items()) or "none wanted")
-    if modalities:
-        present = torch.stack([mask for _, mask in features.values()]).any(0)
-        bare = (~present).nonzero().flatten().tolist()[1:]  # the first is padding
-        if bare:
-            others = f", nor have {len(bare) - 1} others" if bare[1:] else ""
-            raise DataError(
-                f"item '{items[bare[0]].id}' has neither {' nor '.join(modalities)}{others}; describe it in "
-                f"{config['dataset']}.item, or leave its interactions out"
-            )
-    _check_phases(config.settings, _shown(config.settings, items), items)
     return features
 
 
-def _check_phases(settings: Settings, shown: Sequence[str], items: Sequence[Item]) -> None:
-    if "injection" in settings.train_phases:
-        if not shown:
-            raise ConfigError("train_phases: 'injection' needs items with texts or images; take [preference]")
-        for modality in shown:
-            model = getattr(settings, f"{modality}_generator")
-            if getattr(settings, f"{modality}_head") in _LOCAL and model.count("/") != 1:
-                resolve(model)  # a missing one is told before the long work; a hub id is the head's to fetch
-    if "reward" not in settings.train_phases:
-        return
-    if given := [key for key in ("text_features", "image_features") if getattr(settings, key)]:
-        raise ConfigError(
-            f"train_phases: 'reward' needs encoders that can read what is generated, and {given[0]} comes without "
-            f"its encoder; leave one of the two out"
-        )
-    both = sum(1 for item in items if item.text and item.image) if len(shown) == 2 else 0
-    if both < _PAIRS:
-        raise ConfigError(f"train_phases: 'reward' needs at least {_PAIRS} items with text and image; leave it out")
+def _checked_plan(settings: Settings, items: Sequence[Item], features: dict) -> Plan:
+    """The plan; what it needs and cannot be had is told before the long work.
+
+    Raises:
+        DataError: an item has neither text nor image.
+        AssetError: a generator cannot be had.
+    """
+    plan = make_plan(settings, items, features)
+    if plan.lost:
+        logger.warning("content: %s", plan.lost)
+    for modality in plan.shown if "injection" in plan.phases else ():
+        model = getattr(settings, f"{modality}_generator")
+        if getattr(settings, f"{modality}_head") in _LOCAL and model.count("/") != 1:
+            resolve(model)  # a hub id is the head's to fetch
+    return plan
 
 
-def _shown(settings: Settings, items: Sequence[Item]) -> list[str]:
-    """The modalities that can be generated: those that have tokens, and in which the catalogue shows how."""
-    there = {"text": any(item.text for item in items), "image": any(item.image for item in items)}
-    return [modality for modality in settings.modalities if there[modality]]
-
-
-def _train_generators(state: RunState, run: Run) -> None:
-    """Phases 2 and 3, as `train_phases` says."""
+def _train_generators(state: RunState, plan: Plan, run: Run) -> None:
+    """Phases 2 and 3, as planned."""
     settings = state.settings
-    if "injection" not in settings.train_phases:
+    if "injection" not in plan.phases:
         return
     from recbole_dppmg.trainer.injection import ImageInjection, TextInjection
     from recbole_dppmg.trainer.reward import RewardPhase
 
-    for modality in _shown(settings, state.items):
+    for modality in plan.shown:
         name = getattr(settings, f"{modality}_head")
         catalogue = Catalogue(state.space, state.items, state.glossary)
         head = build_head(modality, name, state.space.codebooks, settings, state.seed, catalogue)
@@ -221,7 +196,7 @@ def _train_generators(state: RunState, run: Run) -> None:
         with run.phase(f"injection.{modality}", f"teach the tokens to {name} in {steps} steps") as done:
             phase.fit(state)
             done(run.first_last(phase.name))
-    if "reward" not in settings.train_phases:
+    if "reward" not in plan.phases:
         return
     if fixed := [head.name for head in state.heads.values() if not head.parameters()]:
         logger.info("reward: left out, %s has nothing to reward", fixed[0])
@@ -260,12 +235,15 @@ def _recent(data: Data) -> list[list[int]]:
     return [items[max(start, end - _RECENT) : end][::-1].tolist() for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _about(config: DPPMGConfig, run: Run, heads: Iterable[str] = ()) -> dict[str, str]:
+def _about(config: DPPMGConfig, run: Run, lost: str = "", heads: Iterable[str] = ()) -> dict[str, str]:
     about = {"id": run.id, "model": config["model"], "dataset": config["dataset"]}
     for modality in heads:  # of a folder its name: a report may be shown to others
         about[f"{modality}_generator"] = Path(getattr(config.settings, f"{modality}_generator")).name
+    notes = [f"{lost[0].upper()}{lost[1:]}."] if lost else []
     if config["model"] == "DPPMG" and config.settings.image_dir == DRAWN:
-        about["note"] = _DRAWN
+        notes.append(_DRAWN)
+    if notes:
+        about["note"] = " ".join(notes)
     return about
 
 

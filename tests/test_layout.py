@@ -19,6 +19,7 @@ ORDER = (
     {"evaluation"},
     {"mlflow_model"},
     {"trainer", "runs"},
+    {"plan"},
     {"pipeline", "commands", "encoding", "tuning", "evaluate"},
     {"serving"},
     {"cli"},

@@ -102,7 +102,7 @@ def main() -> None:
             took = seconds(lambda run=run, lm=lm, b=batch: run(lm, b, arguments.tokens), arguments.repeats)
             print(f"| {name} | {number} | {number * arguments.tokens / took:.1f} | {took:.2f} |", flush=True)
     batch = requests(8)
-    targets = [teaching_target(r.item, ["drama", "war"], [], n) for n, r in enumerate(batch)]
+    targets = [teaching_target(r.item, {"text": [["drama", "war"]]}) for r in batch]
     took = seconds(lambda: head.teaching_loss(batch, targets).backward(), arguments.repeats)
     print(f"| teach | 8 | | {took:.2f} |")
     took = seconds(lambda: reward(head, batch[:2], 8), arguments.repeats)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from recbole_dppmg.generators.causal_lm import repetition
-from recbole_dppmg.generators.prompts import attributes_of, name_of
+from recbole_dppmg.generators.prompts import READER, attributes_of, name_of
 from recbole_dppmg.types import Item
 
 _WORD = re.compile(r"\w+")
+_OF_READER = re.compile(rf"(?<=[.!?]\s){re.escape(READER)}\b[^.!?]*")
 
 
 def measure_texts(
@@ -23,8 +24,9 @@ def measure_texts(
     al., CIKM 2020: distinct texts among all), `div` (mean number of attributes that two texts share, ibid.; lower is
     more varied), and with references `rouge_l` (mean F1) and `bleu_4` (corpus, 0 to 100).
 
-    Attributes are looked for outside the item's name, as whole words of any case: every attribute of the catalogue
-    counts that a text names, and the precise ones are the item's own.
+    Attributes are looked for outside the item's name, as whole words of any case. Precision and recall are of what a
+    text says of its item, hence not of a sentence that begins with `prompts.READER` and says what the reader looks
+    for: every attribute of the catalogue counts that is named, and the precise ones are the item's own.
 
     Args:
         items: N of them, which the texts are about.
@@ -33,9 +35,11 @@ def measure_texts(
         references: N texts to compare with, e.g. reviews.
     """
     patterns = {a: re.compile(rf"(?<!\w){re.escape(a)}(?!\w)", re.I) for a in attributes if a}
-    named, own = [], []
+    named, told, own = [], [], []
     for item, text in zip(items, texts, strict=True):
         rest = re.sub(re.escape(name_of(item)), " ", text, flags=re.I)
+        told.append({a for a, pattern in patterns.items() if pattern.search(rest)})
+        rest = _OF_READER.sub(" ", rest)
         named.append({a for a, pattern in patterns.items() if pattern.search(rest)})
         own.append(set(attributes_of(item)))
     right = sum(len(n & o) for n, o in zip(named, own, strict=True))
@@ -51,7 +55,7 @@ def measure_texts(
         "repetition": sum(map(repetition, texts)) / count,
         "distinct_2": len(set(pairs)) / max(1, len(pairs)),
         "usr": len(set(texts)) / count,
-        "div": _shared(named),
+        "div": _shared(told),
     }
     return found | (_against(texts, references) if references is not None else {})
 

@@ -17,26 +17,28 @@ from typing import Any
 from recbole_dppmg.errors import DataError
 from recbole_dppmg.types import Item, PreferenceTokens, token_names
 
-INSTRUCTION = (
-    "Tell the reader in one or two sentences what the item is and why it suits them. Use only what is written."
-)
+INSTRUCTION = "Tell the reader in two sentences what the item is and why it suits them. Use only what is written."
+#: How a sentence begins that tells of the reader and not of the item.
+READER = "You look for"
 #: What a good answer is, shown before every request: the reader's taste in plain words where tokens will stand.
 EXAMPLES = (
     (
         "Item: Mountain Garden\nYear: 1998\nKind: Herbal, Organic, Green\nReader: organic, mint, herbal, calm",
-        "Mountain Garden is Organic and Herbal from 1998, what you choose most. There is Green in it too.",
+        "Mountain Garden is Organic and Herbal from 1998, close to what you choose. "
+        f"{READER} organic, mint, herbal and calm.",
     ),
     (
         "Item: Old Harbour Roast\nYear: 2004\nKind: Dark, Smoky\nReader: fruity, floral, light",
-        "Old Harbour Roast is Dark and Smoky from 2004, a change from your usual choices.",
+        "Old Harbour Roast is Dark and Smoky from 2004, a change from your usual choices. "
+        f"{READER} fruity, floral and light.",
     ),
     (
         "Item: First Light\nYear: 2011\nKind: Floral, Green\nReader: black, smoky, spiced, green",
-        "First Light has Green in it, one of the things you look for.",
+        f"First Light is Green from 2011, close to what you choose. {READER} black, smoky, spiced and green.",
     ),
     (
         "Item: The Red Tin\nYear: 1987\nKind: Spiced\nReader: spiced, winter, black",
-        "The Red Tin has the Spiced that you keep coming back to.",
+        f"The Red Tin is Spiced from 1987, close to what you choose. {READER} spiced, winter and black.",
     ),
 )
 #: Of templates that know these: no date of today (the same prompt every day), no thinking aloud.

@@ -1,54 +1,75 @@
-"""What the text generator is taught to say: facts of the item, chosen by what the user's tokens mean."""
+"""What the text generator is taught to say: facts of the item, chosen by what the user's tokens mean, and what the
+user looks for."""
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from recbole_dppmg.generators.prompts import about, attributes_of, name_of
-from recbole_dppmg.types import Item
+from recbole_dppmg.generators.prompts import READER, about, attributes_of, clean, name_of
+from recbole_dppmg.types import Item, PreferenceTokens, token_name
 
 _SHOWN = 2  # reasons in a sentence
-_COARSE = 16  # words of the user's two coarsest tokens; what stands there counts as the user's main taste
+_TASTES = 4  # words of the coarsest token that are told, half as many of each finer one
 _WORD = re.compile("[^\\W\\d_][\\w'\u2019-]{3,}")
 # few frames, all of which the prompt's examples show: a small model then has only to choose
-_MAIN = ("{name} is {own}{year}, what you choose most.", "{name} has the {own} that you keep coming back to.")
-_SIDE = ("{name} has {own} in it, one of the things you look for.",)
-_OTHER = ("{name} is {kinds}{year}, a change from your usual choices.",)
-_BARE = ("{name}{year} is close to what you usually choose.",)
-_ALSO = "There is {rest} in it too."
+_FITS = "{name} is {own}{year}, close to what you choose."
+_THEMES = "{name}{year} has {own} in it, close to what you choose."
+_OTHER = "{name} is {kinds}{year}, a change from your usual choices."
+_BARE = "{name}{year} is close to what you choose."
+
+#: The glossary's words of a user's tokens, per modality and level, coarse levels first.
+Words = Mapping[str, Sequence[Sequence[str]]]
 
 
-def teaching_target(item: Item, text_words: Sequence[str], image_words: Sequence[str], seed: int) -> str:
-    """One or two sentences on why `item` suits a user. They begin with its name and say of it only what its own
-    year, attributes and text say; which of that is said, and how warmly, follows from the user's words.
+def words_of(tokens: PreferenceTokens, glossary: Mapping[str, Mapping[str, Sequence[str]]]) -> Words:
+    """What the glossary says of a user's tokens."""
+    return {
+        modality: [glossary[token_name(modality, level, code)]["words"] for level, code in enumerate(codes)]
+        for modality, codes in tokens.items()
+    }
+
+
+def tastes_of(words: Words) -> list[str]:
+    """What a user is told to look for: most words of the coarsest token, half as many of each finer one; those of
+    the text tokens, where there are any.
+
+    >>> tastes_of({"text": [["war", "crime", "noir", "gun", "spy"], ["war", "love", "sea", "sun"], ["sky"]]})
+    ['war', 'crime', 'noir', 'gun', 'love', 'sea', 'sky']
+    """
+    found: list[str] = []
+    told = next((words[m] for m in ("text", "image") if any(words.get(m, ()))), ())
+    for level, own in enumerate(told):
+        fresh = [word for word in (clean(word, 40) for word in own) if word and word not in found]
+        found += fresh[: max(1, _TASTES >> level)]
+    return found
+
+
+def teaching_target(item: Item, words: Words) -> str:
+    """One or two sentences on why `item` suits a user. The first begins with its name and says of it only what its
+    own year, attributes and text say, chosen by the user's words. The second tells what the user looks for.
 
     Args:
         item: of which the text is to be.
-        text_words, image_words: the glossary's words of the user's tokens, coarse levels first.
-        seed: chooses among phrasings.
+        words: of the user's tokens.
 
     >>> up = Item("1", "Up", "", ("Animation", "Drama"), 2009)
-    >>> teaching_target(up, ["drama", "horror"], [], seed=1)
-    'Up is Drama from 2009, what you choose most.'
-    >>> teaching_target(up, ["western"], [], seed=1)
-    'Up is Animation and Drama from 2009, a change from your usual choices.'
+    >>> teaching_target(up, {"text": [["drama", "horror"]]})
+    'Up is Drama from 2009, close to what you choose. You look for drama and horror.'
+    >>> teaching_target(up, {"text": [["western"]]})
+    'Up is Animation and Drama from 2009, a change from your usual choices. You look for western.'
     """
-    rng = random.Random(seed)
-    rank = {word: n for words in (image_words, text_words) for n, word in reversed(list(enumerate(words)))}
+    ordered = [[word for level in words.get(m, ()) for word in level] for m in ("image", "text")]
+    rank = {word: n for row in ordered for n, word in reversed(list(enumerate(row)))}
     kinds = attributes_of(item)
     own = sorted((kind for kind in kinds if kind.lower() in rank), key=lambda kind: rank[kind.lower()])[:_SHOWN]
-    told = {kind.lower() for kind in kinds}
-    own += [w for w in _themes(item, rank) if w not in told][: _SHOWN - len(own)]
-    rest = [kind for kind in kinds if kind not in own]
-    frames = (_OTHER if kinds else _BARE) if not own else _MAIN if rank[own[0].lower()] < _COARSE else _SIDE
-    text = rng.choice(frames).format(
+    frame = _FITS if own else _OTHER if kinds else _THEMES
+    own = own or _themes(item, rank)[:_SHOWN]
+    text = (frame if own or kinds else _BARE).format(
         name=name_of(item), own=listed(own), kinds=listed(kinds[:3]), year=f" from {item.year}" if item.year else ""
     )
-    if own and rest and rng.random() < 0.4:
-        text += " " + _ALSO.format(rest=listed(rest[:_SHOWN]))
-    return text
+    tastes = tastes_of(words)
+    return f"{text} {READER} {listed(tastes)}." if tastes else text
 
 
 def _themes(item: Item, rank: dict[str, int]) -> list[str]:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from recbole_dppmg.data.images import load_batch
-from recbole_dppmg.generators.targets import teaching_target
+from recbole_dppmg.generators.targets import teaching_target, words_of
 from recbole_dppmg.progress import progress
 from recbole_dppmg.trainer.checkpoint import Resumable
 from recbole_dppmg.trainer.state import RunState, as_tokens
-from recbole_dppmg.types import ImageRequest, PreferenceTokens, TextRequest, token_name
+from recbole_dppmg.types import ImageRequest, PreferenceTokens, TextRequest
 
 _WARMUP = 10
 
@@ -35,10 +35,7 @@ class TextInjection:
 
         def loss(draw: int, items: Tensor, tokens: list[PreferenceTokens]) -> Tensor:
             requests = state.requests(TextRequest, items, tokens)
-            targets = [
-                teaching_target(r.item, *words_of(r.tokens, state.glossary), seed=draw * len(requests) + n)
-                for n, r in enumerate(requests)
-            ]
+            targets = [teaching_target(r.item, words_of(r.tokens, state.glossary)) for r in requests]
             return head.teaching_loss(requests, targets)
 
         _optimise(state, self.name, head.parameters(), settings.text_learning_rate, steps, batches, loss)
@@ -62,15 +59,6 @@ class ImageInjection:
             return head.teaching_loss(requests, images, generator)
 
         _optimise(state, self.name, head.parameters(), settings.image_learning_rate, steps, batches, loss)
-
-
-def words_of(tokens: PreferenceTokens, glossary: dict[str, dict[str, list[str]]]) -> tuple[list[str], list[str]]:
-    """The glossary's words for a user's text tokens and image tokens, coarse levels first."""
-    found = {
-        modality: [w for level, code in enumerate(codes) for w in glossary[token_name(modality, level, code)]["words"]]
-        for modality, codes in tokens.items()
-    }
-    return found.get("text", []), found.get("image", [])
 
 
 def _liked(

@@ -42,3 +42,10 @@ def test_references():
 
 def test_nothing_to_measure():
     assert measure_texts([], [], KINDS)["usr"] == 0
+
+
+def test_what_is_said_of_the_reader_is_not_held_against_the_item():
+    item = Item("1", "Up", "", ("Animation", "Drama"), 2009)
+    of_reader = measure_texts([item], ["Up is Drama. You look for horror and war."], ["Animation", "Drama", "Horror"])
+    of_item = measure_texts([item], ["Up is Drama, and Horror too."], ["Animation", "Drama", "Horror"])
+    assert of_reader["attribute_precision"] == 1 and of_item["attribute_precision"] == 0.5

@@ -27,7 +27,7 @@ ITEMS = [
 ]
 TASTES = [{"text": (0, 1), "image": (2, 3)}, {"text": (3, 2), "image": (1, 0)}, {"text": (1, 1), "image": (0, 0)}]
 REQUESTS = [TextRequest(item, tokens, 5) for item, tokens in zip(ITEMS, TASTES, strict=True)]
-TARGETS = [teaching_target(item, ["action", "romance", "horror"], [], seed=1) for item in ITEMS]
+TARGETS = [teaching_target(item, {"text": [["action", "romance", "horror"]]}) for item in ITEMS]
 CASES = [(layout, tied) for layout in tiny.LAYOUTS for tied in (True, False)]
 
 

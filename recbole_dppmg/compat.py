@@ -12,6 +12,7 @@ given. A stand-in for ray exists while `recbole.quick_start` is being imported, 
 
 from __future__ import annotations
 
+import csv
 import functools
 import importlib
 import sys
@@ -27,6 +28,7 @@ Repair = Callable[[ModuleType], None]
 
 MODEL = "recbole.model.general_recommender.dppmg"
 QUICK_START = "recbole.quick_start.quick_start"
+_NO_NUMBER = ["", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "none"]
 
 
 class _View(ModuleType):
@@ -106,13 +108,18 @@ def dppmg_model_file(module: ModuleType) -> None:
     module.load_data_and_model = load_data_and_model
 
 
-def filled_sequences(module: ModuleType) -> None:
-    """Datasets fill empty sequences by `df[field].fillna(inplace=True)`, which copy-on-write (the only way in
-    pandas 3) makes a no-op, and then split NaN: fill them as they are read."""
+def plain_tables(module: ModuleType) -> None:
+    """Datasets read tables as CSV files of other origin: a user or item called `NA`, `None` or `null` is taken for a
+    missing one and all of its interactions are dropped, and a quote swallows the rest of the file. In atomic files
+    only an empty cell of text is missing, and a quote is a character. Empty sequences are filled by
+    `df[field].fillna(inplace=True)`, which copy-on-write (the only way in pandas 3) makes a no-op: filled here."""
     pandas = module.pd
 
-    def read_csv(*args, **kwargs):
-        frame = pandas.read_csv(*args, **kwargs)
+    def read_csv(*args, dtype, **kwargs):
+        missing = {name: [""] if kind is str else _NO_NUMBER for name, kind in dtype.items()}
+        frame = pandas.read_csv(
+            *args, dtype=dtype, na_values=missing, keep_default_na=False, quoting=csv.QUOTE_NONE, **kwargs
+        )
         sequences = [name for name in frame.columns if str(name).endswith("_seq")]
         frame[sequences] = frame[sequences].fillna("")
         return frame
@@ -183,7 +190,7 @@ REPAIRS: dict[str, tuple[Repair, ...]] = {
     "recbole.evaluator.metrics": (numpy_names,),
     "recbole.data.interaction": (numpy_names,),
     "recbole.data.dataset": (dppmg_dataset,),
-    "recbole.data.dataset.dataset": (numpy_names, filled_sequences, filled_numbers),
+    "recbole.data.dataset.dataset": (numpy_names, plain_tables, filled_numbers),
     "recbole.trainer": (dppmg_trainer,),
     "recbole.trainer.trainer": (trusted_checkpoints,),
     "recbole.trainer.hyper_tuning": (numpy_names,),

@@ -324,7 +324,7 @@ SCENARIOS: dict[tuple[str, str], Callable[[], None]] = {
     ("trainer.hyper_tuning", "numpy_names"): tuning,
     ("config.configurator", "numpy_untouched"): numpy_left_alone,
     ("config.configurator", "dppmg_defaults"): our_defaults,
-    ("data.dataset.dataset", "filled_sequences"): gaps_with_copy_on_write,
+    ("data.dataset.dataset", "plain_tables"): gaps_with_copy_on_write,
     ("data.dataset.dataset", "filled_numbers"): gaps,
     ("trainer.trainer", "trusted_checkpoints"): trained_and_reloaded,
     ("quick_start.quick_start", "trusted_model_file"): stored_and_loaded,

@@ -42,7 +42,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "implicit ALS": [{"regularization": reg, "alpha": a} for a in (1.0, 10.0) for reg in (1.0, 20.0)],
     "implicit BPR": [{"learning_rate": lr, "regularization": reg} for reg in (0.01, 0.05) for lr in (0.01, 0.05)],
-    "DPPMG": [{}, {"tau": 0.2}, {"recency": 10.0}, {"recency": 20.0}],
+    "DPPMG": [{"tau": 0.2}, {"tau": 0.15}, {"tau": 0.15, "recency": 10.0}, {"tau": 0.15, "recency": 20.0}],
 }
 
 

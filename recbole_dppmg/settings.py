@@ -76,7 +76,7 @@ class PreferenceSettings(_Group):
         2**23, description="largest table of users x items in the ranking loss; beyond it, items are sampled"
     )
     negative_power: Fraction = Field(0.5, description="sampled negatives by popularity to this power; 0: uniform")
-    tau: PositiveFloat = Field(0.15, description="temperature of the softmax ranking loss")
+    tau: PositiveFloat = Field(0.2, description="temperature of the softmax ranking loss")
     modality_tau: PositiveFloat = Field(0.2, description="the same within text and within image")
     align_weight: NonNegative = Field(0.01, description="weight of InfoNCE between an item's text and image")
     commit_weight: NonNegative = Field(0.1, description="weight of the quantizer's commitment loss")

@@ -65,12 +65,12 @@ def test_everything_of_the_package_is_in_the_wheel(wheel):
 def test_it_works_outside_the_clone(installed, tmp_path):
     done = run(installed, tmp_path, sys.executable, "-m", "recbole_dppmg.cli", "--help", "tau")
     assert done.returncode == 0, done.stderr
-    assert "0.15 in properties/model/DPPMG.yaml" in done.stdout
+    assert "0.2 in properties/model/DPPMG.yaml" in done.stdout
     code = "from recbole_dppmg.config import DPPMGConfig, keys; c = DPPMGConfig();"
     code += "print(keys.properties_dir(), c['tau'], c['image_dir'])"
     done = run(installed, tmp_path, sys.executable, "-c", code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(installed / "recbole_dppmg" / "properties"), "0.15", "drawn"]
+    assert done.stdout.split() == [str(installed / "recbole_dppmg" / "properties"), "0.2", "drawn"]
 
 
 def test_the_console_command(installed, tmp_path):

@@ -11,6 +11,7 @@ from recbole_dppmg.types import Item, PreferenceTokens, token_name
 
 _SHOWN = 2  # reasons in a sentence
 _TASTES = 4  # words of the coarsest token that are told, half as many of each finer one
+_REVIEW = 240  # characters
 _WORD = re.compile("[^\\W\\d_][\\w'\u2019-]{3,}")
 # few frames, all of which the prompt's examples show: a small model then has only to choose
 _FITS = "{name} is {own}{year}, close to what you choose."
@@ -70,6 +71,15 @@ def teaching_target(item: Item, words: Words) -> str:
     )
     tastes = tastes_of(words)
     return f"{text} {READER} {listed(tastes)}." if tastes else text
+
+
+def reviewed(item: Item, review: str) -> str:
+    """What a user wrote of an item as a teaching text: the item's name and, cleaned and cut, the review's beginning.
+
+    >>> reviewed(Item("1", "Up", ""), "A  joy.<|im_end|>")
+    'Up: A joy. im_end'
+    """
+    return f"{name_of(item)}: {clean(review, _REVIEW)}"
 
 
 def _themes(item: Item, rank: dict[str, int]) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recbole_dppmg.data.images import load_batch
-from recbole_dppmg.generators.targets import teaching_target, words_of
+from recbole_dppmg.generators.targets import reviewed, teaching_target, words_of
 from recbole_dppmg.progress import progress
 from recbole_dppmg.trainer.checkpoint import Resumable
 from recbole_dppmg.trainer.state import RunState, as_tokens
@@ -23,7 +23,8 @@ _WARMUP = 10
 
 
 class TextInjection:
-    """Next-token loss on explanations of liked items; trains the token rows of the language model."""
+    """Next-token loss on explanations of liked items, or on what the user wrote of them, where they did
+    (`review_field`); trains the token rows of the language model."""
 
     name = "injection.text.loss"
 
@@ -33,9 +34,13 @@ class TextInjection:
         steps = settings.text_inject_steps
         batches = partial(_liked, state, "text", settings.text_inject_batch, steps, state.seed + 1)
 
-        def loss(draw: int, items: Tensor, tokens: list[PreferenceTokens]) -> Tensor:
+        def loss(draw: int, rows: Tensor, items: Tensor, tokens: list[PreferenceTokens]) -> Tensor:
             requests = state.requests(TextRequest, items, tokens)
-            targets = [teaching_target(r.item, words_of(r.tokens, state.glossary)) for r in requests]
+            written = [state.reviews[row] if state.reviews else None for row in rows.tolist()]
+            targets = [
+                reviewed(r.item, review) if review else teaching_target(r.item, words_of(r.tokens, state.glossary))
+                for r, review in zip(requests, written, strict=True)
+            ]
             return head.teaching_loss(requests, targets)
 
         _optimise(state, self.name, head.parameters(), settings.text_learning_rate, steps, batches, loss)
@@ -52,7 +57,7 @@ class ImageInjection:
         steps = settings.image_inject_steps
         batches = partial(_liked, state, "image", settings.image_inject_batch, steps, state.seed + 2)
 
-        def loss(draw: int, items: Tensor, tokens: list[PreferenceTokens]) -> Tensor:
+        def loss(draw: int, rows: Tensor, items: Tensor, tokens: list[PreferenceTokens]) -> Tensor:
             requests = state.requests(ImageRequest, items, tokens)
             images = load_batch([request.item.image for request in requests], head.size)
             generator = torch.Generator().manual_seed((state.seed + 3) * 1_000_003 + draw)
@@ -63,19 +68,20 @@ class ImageInjection:
 
 def _liked(
     state: RunState, modality: str, batch: int, steps: int, seed: int, start: int
-) -> Iterator[tuple[int, Tensor, list[PreferenceTokens]]]:
-    """Random liked items that show the modality, int64 (batch,), with the leave-one-out tokens of the user who
-    liked each, and the number of the draw; from step `start` on.
+) -> Iterator[tuple[int, Tensor, Tensor, list[PreferenceTokens]]]:
+    """Number of the draw, rows of `state.pairs` int64 (batch,), their items, which show the modality, int64 (batch,),
+    and the leave-one-out tokens of the user who liked each; from step `start` on.
 
     The last tenth of the steps repeats the draws of the first, so that a fall of the loss can be read off without
     the examples' own differences.
     """
-    pairs = state.pairs[state.shown(modality)[state.pairs[:, 1]]]
+    shown = state.shown(modality)[state.pairs[:, 1]].nonzero().squeeze(1)
     fresh = max(1, steps - max(1, steps // 10))
-    draws = torch.randint(len(pairs), (fresh, batch), generator=torch.Generator().manual_seed(seed))
+    draws = torch.randint(len(shown), (fresh, batch), generator=torch.Generator().manual_seed(seed))
     for step in range(start, steps):
-        users, items = pairs[draws[step % fresh]].T
-        yield step % fresh, items, as_tokens(state.space.leave_one_out(users, items))
+        rows = shown[draws[step % fresh]]
+        users, items = state.pairs[rows].T
+        yield step % fresh, rows, items, as_tokens(state.space.leave_one_out(users, items))
 
 
 def _optimise(

@@ -204,7 +204,8 @@ def evaluate(
         joint, _ = train_joint_space(
             features["text"][0][both], features["image"][0][both], settings.joint_epochs, bundle.seed
         )
-    measures = Measures(bundle, plan, made, judge, readers, joint, features, seed)
+    cards = torch.stack([plan.users, plan.items.unsqueeze(1).expand_as(plan.users)], -1).flatten(0, 1)
+    measures = Measures(bundle, plan, made, judge, readers, joint, features, seed, data.dataset.reviews(cards))
     metrics = summarise(measures.samples(), seed) | measures.scalars()
     metrics |= {"evaluation.pairs": float(plan.users.numel()), "evaluation.users": float(len(plan.users.unique()))}
     for m in made:

@@ -23,6 +23,7 @@ from recbole_dppmg.model.glossary import build_glossary
 from recbole_dppmg.plan import Plan, make_plan
 from recbole_dppmg.runs import INJECTED, Run, open_run, repeat_exactly, set_threads
 from recbole_dppmg.settings import Settings
+from recbole_dppmg.trainer.reward_function import RewardFunction
 from recbole_dppmg.trainer.state import RunState
 from recbole_dppmg.trainer.stock import Data, in_folder, prepare, train_stock
 from recbole_dppmg.trainer.trainer import DPPMGTrainer
@@ -113,16 +114,17 @@ def _run_dppmg(config: DPPMGConfig, baselines: Sequence[DPPMGConfig], run: Run) 
         run.metrics |= {f"ranking.{part}.{metric}": float(value) for metric, value in values.items()}
     run.metrics |= trainer.quantizer_metrics(data.valid)
 
-    space = trainer.model.space()
+    space, pairs = trainer.model.space(), _pairs(data)
     state = RunState(
         settings=settings,
         seed=config["seed"],
         tracker=run.tracker,
         items=data.dataset.items,
-        pairs=_pairs(data),
+        pairs=pairs,
         features=features,
         space=space,
         glossary=build_glossary(space, data.dataset.items),
+        reviews=data.dataset.reviews(pairs),
         metrics=run.metrics,
         checkpoints=run.checkpoints,
     )
@@ -163,7 +165,7 @@ def _checked_plan(settings: Settings, items: Sequence[Item], features: dict) -> 
 
     Raises:
         DataError: an item has neither text nor image.
-        AssetError: a generator cannot be had.
+        AssetError, ConfigError: a generator or a reward function cannot be had.
     """
     plan = make_plan(settings, items, features)
     if plan.lost:
@@ -172,6 +174,8 @@ def _checked_plan(settings: Settings, items: Sequence[Item], features: dict) -> 
         model = getattr(settings, f"{modality}_generator")
         if getattr(settings, f"{modality}_head") in _LOCAL and model.count("/") != 1:
             resolve(model)  # a hub id is the head's to fetch
+    if "reward" in plan.phases and (function := RewardFunction.of(settings)):
+        function.check(items[1:], settings.quantizer_levels)
     return plan
 
 

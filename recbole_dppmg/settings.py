@@ -42,6 +42,9 @@ class ContentSettings(_Group):
     )
     attribute_field: str | None = Field(None, description="column of .item with attributes; empty: genres, class, ...")
     year_field: str | None = Field(None, description="column of .item with the year; empty: release_year, year")
+    review_field: str | None = Field(
+        None, description="column of .inter with what a user wrote of an item; empty: none"
+    )
     image_field: str | None = Field("image", description="column of .item with an image path, if it exists")
     image_dir: str | None = Field(
         None, description="folder with {item_id}.jpg, .png or .webp; 'drawn' draws covers; empty: no images"
@@ -152,6 +155,13 @@ class RewardSettings(_Group):
     reward_consistency: NonNegative = Field(0.5, description="weight of c, text-image consistency")
     reward_fidelity: NonNegative = Field(0.3, description="weight of a, closeness to the item")
     reward_quality: NonNegative = Field(0.2, description="weight of y, fluency of the text")
+    reward_function: str | None = Field(
+        None, description="pkg.mod:function of yours that rewards texts and images too; empty: none"
+    )
+    reward_function_weight: NonNegative = Field(1.0, description="weight of that function's rewards")
+    image_reward: Literal["refl", "ddpo"] = Field(
+        "refl", description="images learn through the reward's gradient, or by ddpo, which needs none and is slower"
+    )
     reward_users: PositiveInt = Field(64, description="random users that p is measured against")
     reward_kl: NonNegative = Field(0.01, description="weight of the KL to the injected LM")
     reward_drift: NonNegative = Field(0.1, description="weight of ||eps(p) - eps(0)||^2")

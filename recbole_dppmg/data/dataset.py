@@ -12,6 +12,7 @@ from recbole_dppmg.data.content import read_items
 from recbole_dppmg.data.features import item_features
 from recbole_dppmg.data.given import given_features
 from recbole_dppmg.data.images import ImageFault, locate_images
+from recbole_dppmg.data.reviews import Reviews
 from recbole_dppmg.settings import ContentSettings, group_of
 from recbole_dppmg.types import Item
 
@@ -59,3 +60,21 @@ class DPPMGDataset(Dataset):
             else:
                 self._content[modality] = item_features(self.items, modality, settings)
         return self._content[modality]
+
+    def reviews(self, pairs: Tensor) -> list[str | None] | None:
+        """What each user wrote of the item, by (user, item) rows int64 (P, 2); None: the dataset has no
+        `review_field`.
+
+        Raises:
+            ConfigError: the column is not in the file.
+        """
+        field = group_of(ContentSettings, self.config).review_field
+        if field is None:
+            return None
+        if "reviews" not in self._content:
+            parts = self.config["benchmark_filename"]
+            names = [[self.dataset_name, part, "inter"] for part in parts] if parts else [[self.dataset_name, "inter"]]
+            files = [Path(self.dataset_path) / ".".join(name) for name in names]
+            users, items = ((name, self.field2token_id[name]) for name in (self.uid_field, self.iid_field))
+            self._content["reviews"] = Reviews(files, field, users, items, self.config["field_separator"])
+        return self._content["reviews"].of(pairs)

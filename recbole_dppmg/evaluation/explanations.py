@@ -14,15 +14,13 @@ _WORD = re.compile(r"\w+")
 _OF_READER = re.compile(rf"(?<=[.!?]\s){re.escape(READER)}\b[^.!?]*")
 
 
-def measure_texts(
-    items: Sequence[Item], texts: Sequence[str], attributes: Sequence[str], references: Sequence[str] | None = None
-) -> dict[str, float]:
+def measure_texts(items: Sequence[Item], texts: Sequence[str], attributes: Sequence[str]) -> dict[str, float]:
     """What a set of explanations is like, one number per name.
 
     `names_item`, `attribute_precision`, `attribute_recall`, `empty`, `words` (mean length), `repetition` (mean
     share of repeated word pairs), `distinct_2` (distinct among all word pairs), `usr` (unique sentence ratio, Li et
-    al., CIKM 2020: distinct texts among all), `div` (mean number of attributes that two texts share, ibid.; lower is
-    more varied), and with references `rouge_l` (mean F1) and `bleu_4` (corpus, 0 to 100).
+    al., CIKM 2020: distinct texts among all), and `div` (mean number of attributes that two texts share, ibid.; lower
+    is more varied).
 
     Attributes are looked for outside the item's name, as whole words of any case. Precision and recall are of what a
     text says of its item, hence not of a sentence that begins with `prompts.READER` and says what the reader looks
@@ -32,7 +30,6 @@ def measure_texts(
         items: N of them, which the texts are about.
         texts: N explanations; an empty one is one that failed.
         attributes: every attribute of the catalogue.
-        references: N texts to compare with, e.g. reviews.
     """
     patterns = {a: re.compile(rf"(?<!\w){re.escape(a)}(?!\w)", re.I) for a in attributes if a}
     named, told, own = [], [], []
@@ -46,7 +43,7 @@ def measure_texts(
     words = [[w.lower() for w in _WORD.findall(text)] for text in texts]
     pairs = [pair for row in words for pair in pairwise(row)]
     count = max(1, len(texts))
-    found = {
+    return {
         "names_item": sum(name_of(i).casefold() in t.casefold() for i, t in zip(items, texts, strict=True)) / count,
         "attribute_precision": right / max(1, sum(map(len, named))),
         "attribute_recall": right / max(1, sum(map(len, own))),
@@ -57,7 +54,6 @@ def measure_texts(
         "usr": len(set(texts)) / count,
         "div": _shared(told),
     }
-    return found | (_against(texts, references) if references is not None else {})
 
 
 def _shared(named: Sequence[set[str]]) -> float:
@@ -70,10 +66,19 @@ def _shared(named: Sequence[set[str]]) -> float:
     return sum(n * (n - 1) for n in counts.values()) / max(1, number * (number - 1))
 
 
-def _against(texts: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def measure_against(texts: Sequence[str], references: Sequence[str | None]) -> dict[str, list[float]]:
+    """How near each text is to its reference, e.g. the user's review; NaN where there is none.
+
+    `rouge_l` is the F1 of the longest common subsequence of words (Lin, 2004), `bleu_4` the smoothed BLEU-4 of
+    the sentence (Papineni et al., 2002; Chen and Cherry, 2014, method 3), 0 to 100.
+    """
     from rouge_score.rouge_scorer import RougeScorer
-    from sacrebleu import corpus_bleu
+    from sacrebleu import sentence_bleu
 
     scorer = RougeScorer(["rougeL"])
-    rouge = [scorer.score(r, t)["rougeL"].fmeasure for t, r in zip(texts, references, strict=True)]
-    return {"rouge_l": sum(rouge) / max(1, len(rouge)), "bleu_4": corpus_bleu(list(texts), [list(references)]).score}
+    found: dict[str, list[float]] = {"rouge_l": [], "bleu_4": []}
+    for text, reference in zip(texts, references, strict=True):
+        told = reference is not None
+        found["rouge_l"].append(scorer.score(reference, text)["rougeL"].fmeasure if told else float("nan"))
+        found["bleu_4"].append(sentence_bleu(text, [reference]).score if told else float("nan"))
+    return found

@@ -3,7 +3,8 @@
 Per card: `judge.<modality>.top1`, `.rank` and `.gap` (see `identification`), `personalization.<modality>` (the term
 of the reward, in the space that was trained), `consistency.cosine` and `.recall@1` in the trained joint space,
 `judge.consistency.cosine` in the judge's, `fidelity.<modality>`, `diversity.<modality>` (mean distance to the cards
-of the item's other users), `failed.<modality>`.
+of the item's other users), `failed.<modality>`, and where the user wrote of the item `quality.text.rouge_l` and
+`.bleu_4` against it.
 Per item: `same.<modality>` (the largest share of its users who got the same), `quality.text.*` of
 `explanations.measure_texts`, and `quality.image.likeness`, the mean cosine to the nearest catalogue image.
 """
@@ -12,14 +13,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_dppmg.bundle import Bundle
-from recbole_dppmg.evaluation.explanations import measure_texts
+from recbole_dppmg.evaluation.explanations import measure_against, measure_texts
 from recbole_dppmg.evaluation.generation import Made, Plan
 from recbole_dppmg.evaluation.identification import identify, retrieve, swap_gap
 from recbole_dppmg.evaluation.judge import Judge, Reader
@@ -40,6 +41,7 @@ class Measures:
         joint: the trained joint space, where both are known.
         features: the catalogue's, as those readers give them, per modality float32 (I, D) with a mask (I,).
         seed: of the sets that `consistency.recall@1` retrieves from.
+        reviews: what each card's user wrote of its item, N G of them row by row, None where nothing.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class Measures:
         joint: JointSpace | None,
         features: Mapping[str, tuple[Tensor, Tensor]],
         seed: int,
+        reviews: Sequence[str | None] | None = None,
     ):
+        self.reviews = reviews
         self.bundle, self.plan, self.made, self.judge = bundle, plan, made, judge
         self.joint, self.features, self.seed = joint, features, seed
         self.read = {m: _read(found, readers[m]) for m, found in made.items() if m in readers}
@@ -178,7 +182,11 @@ class Measures:
         rows = [
             measure_texts([item] * len(row), row, known) for item, row in zip(items, self._texts(made), strict=True)
         ]
-        return {f"quality.text.{name}": torch.tensor([row[name] for row in rows]) for name in _QUALITY}
+        found = {f"quality.text.{name}": torch.tensor([row[name] for row in rows]) for name in _QUALITY}
+        if self.reviews and any(self.reviews):
+            near = measure_against([text for row in self._texts(made) for text in row], self.reviews)
+            found |= {f"quality.text.{name}": torch.tensor(values) for name, values in near.items()}
+        return found
 
 
 def _read(found: Mapping[str, Made], reader: Reader) -> dict[str, Tensor]:

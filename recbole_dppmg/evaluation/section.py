@@ -32,6 +32,8 @@ _QUALITY = {
         ("quality.text.distinct_2", "distinct-2", 3),
         ("quality.text.usr", "USR", 3),
         ("quality.text.div", "DIV", 3),
+        ("quality.text.rouge_l", "ROUGE-L", 3),
+        ("quality.text.bleu_4", "BLEU-4", 2),
     ),
     "image": (("quality.image.likeness", "likeness to catalogue", 3),),
 }

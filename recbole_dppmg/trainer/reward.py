@@ -1,12 +1,15 @@
 """Stage 2b: reward the generators for personal and consistent text and images.
 
 For a card (user, item) the text generator writes G explanations and the image generator draws G images.
-Both groups are scored together (`model/reward.py`): the text learns by GRPO (arXiv 2402.03300), the image by the
-reward's own gradient through one denoising step (ReFL, arXiv 2304.05977). Only token-associated parameters move.
+Both groups are scored together (`model/reward.py`, and a function of the user's own): the text learns by GRPO (arXiv
+2402.03300), the image as `image_reward.py` says. Only token-associated parameters move.
 """
 
 from __future__ import annotations
 
+import resource
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +22,10 @@ from recbole_dppmg.model.joint_space import train_joint_space
 from recbole_dppmg.model.reward import combine, consistency, fidelity, normalise, personalization
 from recbole_dppmg.progress import progress
 from recbole_dppmg.trainer.checkpoint import Resumable
+from recbole_dppmg.trainer.image_reward import DDPO, ReFL, step_down
+from recbole_dppmg.trainer.reward_function import RewardFunction
 from recbole_dppmg.trainer.state import RunState, as_tokens
-from recbole_dppmg.types import ImageRequest, TextRequest
+from recbole_dppmg.types import ImageRequest, PreferenceTokens, TextRequest
 
 _CANDIDATES = 20
 _INNER_STEPS = 2
@@ -54,12 +59,16 @@ def totals(steps: list[Terms]) -> Tensor:
 
 class RewardPhase:
     """Fine-tunes the token-associated parameters of both heads; logs each term of the reward by step, and in the
-    end their `total`, see `totals`."""
+    end their `total`, see `totals`.
+
+    Adds to the run's metrics `time.reward_step_s`, the mean seconds of a step, and `memory.reward_mb`, the most
+    memory that the process ever had (of a GPU: that this phase took), in 2^20 bytes.
+    """
 
     def fit(self, state: RunState) -> None:
         """Train `state.joint` on the items with text and image, then both heads for `reward_steps` steps."""
         both = state.shown("text") & state.shown("image")
-        self.state = state
+        self.state, self.function = state, RewardFunction.of(state.settings)
         text, image = (state.features[m][0][both] for m in ("text", "image"))
         state.joint, retrieval = train_joint_space(text, image, state.settings.joint_epochs, state.seed)
         state.metrics |= {f"joint.{name}": value for name, value in retrieval.items()}
@@ -94,6 +103,9 @@ class RewardPhase:
             image_head.parameters(), lr=settings.reward_image_learning_rate, weight_decay=0.0
         )
         generator = torch.Generator().manual_seed(state.seed + 5)
+        learner = {"refl": ReFL, "ddpo": DDPO}[settings.image_reward](
+            image_head, image_optimizer, settings.reward_drift
+        )
         done: dict[str, list[Terms]] = {"text": [], "image": []}
 
         def extra() -> dict:
@@ -111,6 +123,9 @@ class RewardPhase:
         if before:
             done = {modality: [Terms(*terms) for terms in found] for modality, found in before["terms"].items()}
             text_head.reference = before["reference"]
+        began = time.perf_counter()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         for step, (users, items) in enumerate(progress(batches[start:], "reward"), start):
             # mirrored steps share the seed too: the same noise, the same draws
             seed = state.seed + min(step, len(batches) - 1 - step)
@@ -118,13 +133,14 @@ class RewardPhase:
             group = settings.reward_group
             samples = text_head.sample_group(state.requests(TextRequest, items, tokens, seed), group, seed)
             requests = [r for r in state.requests(ImageRequest, items, tokens, seed) for _ in range(group)]
-            images, drift = image_head.differentiable_images(requests, seed)
-            text_terms, image_terms = self.score(users, items, samples.texts, images, text_head.fluency(samples))
+            images = learner.draw(requests, seed)
+            fluency = text_head.fluency(samples)
+            text_terms, image_terms = self.score(users, items, tokens, samples.texts, images, fluency)
 
             self._text_step(text_head, text_optimizer, samples, text_terms)
-            loss = -image_terms.reward().mean() + settings.reward_drift * drift
-            loss = loss + settings.reward_replay * self._replay(image_head, generator)
-            _step(image_optimizer, image_head.parameters(), loss)
+            drift = learner.learn(
+                image_terms.reward().flatten(), lambda: settings.reward_replay * self._replay(image_head, generator)
+            )
             for modality, terms in (("text", text_terms), ("image", image_terms)):
                 done[modality].append(terms.detached())
                 state.tracker.log(
@@ -132,17 +148,27 @@ class RewardPhase:
                 )
             state.tracker.log({"reward.image.drift": drift}, step)
             resumable.after(step + 1, last=step + 1 == len(batches))
+        if start < len(batches):
+            state.metrics["time.reward_step_s"] = round((time.perf_counter() - began) / (len(batches) - start), 3)
+        state.metrics["memory.reward_mb"] = round(_peak_memory(), 1)
         for modality, terms in done.items():
             for step, total in enumerate(totals(terms)):
                 state.tracker.log({f"reward.{modality}.total": total}, step)
 
     def score(
-        self, users: Tensor, items: Tensor, texts: list[str], images: Tensor, fluency: Tensor
+        self,
+        users: Tensor,
+        items: Tensor,
+        tokens: Sequence[PreferenceTokens],
+        texts: list[str],
+        images: Tensor,
+        fluency: Tensor,
     ) -> tuple[Terms, Terms]:
         """Reward terms of B cards with G texts and G images each.
 
         Args:
             users, items: int64 (B,), rows.
+            tokens: of the B users.
             texts: B * G explanations, card by card.
             images: float32 (B * G, 3, H, W) in [0, 1], card by card; gradient flows.
             fluency: float32 (B * G,), the language model's quality of each text.
@@ -178,7 +204,16 @@ class RewardPhase:
             "quality": fluency.view(len(users), -1),
         }
         image_terms = {"personalization": p_image, "consistency": c_image, "fidelity": fidelity(joint_image, item)}
-        return Terms(text_terms, weights | {"quality": settings.reward_quality}), Terms(image_terms, weights)
+        weights |= {"quality": settings.reward_quality, "function": settings.reward_function_weight}
+        if self.function:
+            group = len(texts) // len(users)
+            shown = [self.state.items[i] for i in items.tolist() for _ in range(group)]
+            own = [user for user in tokens for _ in range(group)]
+            for modality, contents, terms in (("text", texts, text_terms), ("image", images, image_terms)):
+                if (values := self.function(modality, contents, shown, own)) is not None:
+                    terms["function"] = values.view(len(users), -1)
+        text, image = (Terms(t, {name: weights[name] for name in t}) for t in (text_terms, image_terms))
+        return text, image
 
     def _text_step(self, head, optimizer, samples, terms: Terms) -> None:
         reference, old = head.reference_log_probs(samples), None
@@ -187,7 +222,7 @@ class RewardPhase:
             old = new.detach() if old is None else old
             advantages = normalise(terms.reward()).flatten().to(new.device)
             loss = grpo_loss(new, old, reference, advantages, samples.mask, kl=self.state.settings.reward_kl)
-            _step(optimizer, head.parameters(), loss)
+            step_down(optimizer, head.parameters(), loss)
 
     def _replay(self, head, generator: torch.Generator) -> Tensor:
         """The teaching loss on a few liked items, against forgetting what was taught."""
@@ -199,8 +234,7 @@ class RewardPhase:
         return head.teaching_loss(requests, images, generator)
 
 
-def _step(optimizer: torch.optim.Optimizer, parameters: list, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
+def _peak_memory() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

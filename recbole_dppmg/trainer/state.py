@@ -26,7 +26,8 @@ class RunState:
     """Inputs of the generation phases, and their results.
 
     `pairs` is int64 (P, 2): the training interactions as (user, item) rows. `features` holds, per modality,
-    the frozen item features float32 (I, D) and their mask (I,). Row 0 is padding.
+    the frozen item features float32 (I, D) and their mask (I,). Row 0 is padding. `reviews` holds what the user of
+    each pair wrote of its item, or None; it is None where the dataset has no texts of that kind.
     """
 
     settings: Settings
@@ -37,6 +38,7 @@ class RunState:
     features: dict[str, tuple[Tensor, Tensor]]
     space: PreferenceSpace
     glossary: dict[str, dict[str, list[str]]]
+    reviews: Sequence[str | None] | None = None
     heads: dict[str, object] = field(default_factory=dict)
     joint: JointSpace | None = None
     metrics: dict[str, float] = field(default_factory=dict)

@@ -1,6 +1,8 @@
+import math
+
 import pytest
 
-from recbole_dppmg.evaluation.explanations import measure_texts
+from recbole_dppmg.evaluation.explanations import measure_against, measure_texts
 from recbole_dppmg.types import Item
 
 ITEMS = [
@@ -34,10 +36,19 @@ def test_words_within_words_are_not_named():
 
 
 def test_references():
-    same = measure_texts(ITEMS[:1], ["a film about an old man"], KINDS, ["a film about an old man"])
-    other = measure_texts(ITEMS[:1], ["a film about an old man"], KINDS, ["nothing of it at all here"])
-    assert same["rouge_l"] == 1 and same["bleu_4"] == pytest.approx(100)
-    assert other["rouge_l"] < 0.2 and other["bleu_4"] < 10
+    said = "a film about an old man"
+    found = measure_against([said, said, said], [said, "nothing of it at all here", None])
+    assert found["rouge_l"][0] == 1 and found["bleu_4"][0] == pytest.approx(100)
+    assert found["rouge_l"][1] < 0.2 and found["bleu_4"][1] < 10
+    assert math.isnan(found["rouge_l"][2]) and math.isnan(found["bleu_4"][2])
+
+
+def test_references_by_hand():
+    """Six words, of which four are in common in this order; precision 4/6, recall 4/5."""
+    found = measure_against(["you will like this old film"], ["i like this old film"])
+    assert found["rouge_l"][0] == pytest.approx(2 * (4 / 6) * (4 / 5) / (4 / 6 + 4 / 5))
+    precisions = (4 / 6, 3 / 5, 2 / 4, 1 / 3)  # no brevity penalty: it is longer
+    assert found["bleu_4"][0] == pytest.approx(100 * math.prod(precisions) ** 0.25)
 
 
 def test_nothing_to_measure():

@@ -131,7 +131,6 @@ def _sasrec(split: Split, settings: dict[str, Any], seed: int, length: int = 50,
     from recbole.model.sequential_recommender import SASRec
     from recbole.utils import init_seed
 
-    torch.autograd.set_detect_anomaly(False)  # switched on by importing RecBole's SINE, and ruinous
     config = _config("SASRec", split, settings, seed, MAX_ITEM_LIST_LENGTH=length)
     init_seed(config["seed"], True)
     model = SASRec(config, create_dataset(config))

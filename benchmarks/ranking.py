@@ -94,7 +94,7 @@ def run(data: dict[str, Any], name: str, setting: dict[str, Any], seed: int) -> 
     """One model with one setting and seed: metrics of both parts, seconds, and the process's peak memory."""
     split = load(data["dataset"], data["data_path"], data["keys"])
     if name.startswith("DPPMG"):
-        for modality in ("text", "image"):
+        for modality in setting.get("modalities", split.config["modalities"]):
             split.train.item_features(modality)  # encoding content is not training
     started, used = time.perf_counter(), time.process_time()
     fitted = fit(name, split, setting, seed)

@@ -125,6 +125,13 @@ def pretrained(module: str) -> Callable[[], None]:
     return scenario
 
 
+def anomaly_mode() -> None:
+    import torch
+
+    import_module("recbole.model.sequential_recommender")
+    assert not torch.is_anomaly_enabled()
+
+
 def trained_and_reloaded() -> None:
     from recbole.data import data_preparation
     from recbole.utils import get_model, get_trainer
@@ -332,6 +339,7 @@ SCENARIOS: dict[tuple[str, str], Callable[[], None]] = {
     (f"model.{_GENERAL}.dppmg", "dppmg_model"): our_model,
     ("trainer", "dppmg_trainer"): our_trainer,
     ("data.dataset", "dppmg_dataset"): our_dataset,
+    ("model.sequential_recommender.sine", "no_anomaly_mode"): anomaly_mode,
     **{(f"model.{m}", "dok_update"): adjacency(m) for m in _GRAPHS},
     **{(f"model.{m}", "trusted_checkpoints"): pretrained(f"model.{m}") for m in _PRETRAINED},
 }

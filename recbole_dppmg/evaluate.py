@@ -282,7 +282,7 @@ def _lines(result: Evaluation, bundle: Bundle, folder: Path) -> list[str]:
     return lines
 
 
-def _examples(result: Evaluation, bundle: Bundle, items: int = 3, users: int = 5) -> list[dict[str, Any]]:
+def _examples(result: Evaluation, bundle: Bundle, items: int = 3, users: int = 8) -> list[dict[str, Any]]:
     """The first items of the plan for a few users, under the conditions that the report shows."""
     found = []
     for n, item in enumerate(result.plan.items[:items].tolist()):

@@ -124,17 +124,19 @@ class ImageSettings(_Group):
 
     image_head: str = Field("diffusion", description="name of an image generator, or pkg.mod:Class")
     image_generator: str = Field("compact-diffusion", description="embedded name, directory or hub id of a pipeline")
-    image_inject_steps: PositiveInt = Field(200, description="teaching steps of the token projector")
+    image_inject_steps: PositiveInt = Field(300, description="teaching steps of the token projector")
     image_inject_batch: PositiveInt = Field(16, description="images per teaching step")
-    image_learning_rate: PositiveFloat = Field(1e-3, description="Adam's rate for the token projector")
+    image_learning_rate: PositiveFloat = Field(2e-3, description="Adam's rate for what maps tokens to the pipeline")
     preference_dropout: Fraction = Field(0.1, description="share of teaching examples without preference")
     both_dropout: Fraction = Field(0.05, description="share without preference and without text")
-    text_dropout: Fraction = Field(0.5, description="share with preference but without text")
+    text_dropout: Fraction = Field(
+        0.8, description="share of teaching examples without text, whose images show what the tokens mean"
+    )
     sampling_steps: PositiveInt = Field(20, description="denoising steps of a generated image")
-    guidance_text: NonNegative = Field(5.0, description="guidance scale of the item's text")
-    guidance_preference: NonNegative = Field(2.0, description="guidance scale of the preference tokens")
+    guidance_text: NonNegative = Field(3.0, description="guidance scale of the item's text")
+    guidance_preference: NonNegative = Field(6.0, description="guidance scale of the preference tokens")
     image_injection: Literal["concat", "decoupled"] = Field(
-        "concat", description="tokens beside the prompt's states, or with keys and values of their own"
+        "decoupled", description="tokens beside the prompt's states, or with keys and values of their own"
     )
     preference_scale: NonNegative = Field(1.0, description="weight of decoupled tokens; 0 is the pipeline without them")
     image_dtype: Literal["float32", "bfloat16", "float16"] = Field(

@@ -47,6 +47,7 @@ def write_report(
     history: Mapping[str, Sequence[tuple[int, float]]],
     bundle: Bundle | None = None,
     cards: Sequence[Card] = (),
+    same_item: Sequence[Card] = (),
 ) -> None:
     """Write `report.html`, self-contained: images inline, no scripts, nothing fetched.
 
@@ -55,6 +56,7 @@ def write_report(
             `image_generator`.
         history: values by step, as the tracker has them.
         bundle, cards: of a DPPMG run; a card's image is relative to the report.
+        same_item: cards of one item for several users.
     """
     from jinja2 import Environment, PackageLoader
 
@@ -74,6 +76,9 @@ def write_report(
         metrics=metrics,
         glossary=_glossary(bundle) if bundle else {},
         users=_users(bundle, cards, path.parent) if bundle else [],
+        same_item=[
+            {"card": c, "generated": inline(path.parent / c.image, _THUMBNAIL) if c.image else None} for c in same_item
+        ],
     )
     write_text(path, html)
 

@@ -18,7 +18,7 @@ from recbole_dppmg.generators.denoising import Denoiser
 from recbole_dppmg.generators.loading import load_backbone
 from recbole_dppmg.generators.pipelines import Backbone, Prompts
 from recbole_dppmg.generators.projector import TokenProjector
-from recbole_dppmg.generators.prompts import clean
+from recbole_dppmg.generators.prompts import about, clean
 from recbole_dppmg.generators.unet_lora import add_lora, load_lora, save_lora
 from recbole_dppmg.settings import Settings
 from recbole_dppmg.types import ImageRequest, ImageResult, Item, PreferenceTokens
@@ -28,12 +28,14 @@ _CAPTIONS = ("a portrait of a woman", "The night train. Crime, Thriller.", "a re
 
 
 def image_prompt(item: Item) -> str:
-    """What the pipeline is asked to draw: the item's text as one line of plain words.
+    """What the pipeline is asked to draw, as one line of plain words: the item's name and what its text says beyond
+    year and attributes. How it is drawn is left to the tokens; a prompt that names a genre settles that for all users.
 
-    >>> image_prompt(Item("7", "Heat", "Heat (1995). Action, Crime."))
-    'Heat (1995). Action, Crime.'
+    >>> image_prompt(Item("7", "Heat", "Heat (1995). Action, Crime. Two men.", ("Action", "Crime"), 1995))
+    'Heat. Two men.'
     """
-    return clean(item.text or item.title, _PROMPT_CHARACTERS)
+    told = [text for text in (clean(item.title, _PROMPT_CHARACTERS), about(item)) if text]
+    return clean(". ".join(told), _PROMPT_CHARACTERS)
 
 
 class DiffusionHead:
@@ -104,12 +106,9 @@ class DiffusionHead:
         places = (torch.randperm(size, generator=generator) + torch.rand(size, generator=generator)) / size
         times = (places * self._noising.config.num_train_timesteps).long().to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        # which examples lose both, their tokens, or their text; without the last, a prompt that tells all
-        # would leave the tokens nothing to say
         lot = torch.rand(size, generator=generator)
-        both, preference, text = settings.both_dropout, settings.preference_dropout, settings.text_dropout
-        dropped = (lot < both + preference).to(device)
-        untold = ((lot < both) | ((lot >= both + preference) & (lot < both + preference + text))).tolist()
+        dropped = (lot < settings.both_dropout + settings.preference_dropout).to(device)
+        untold = (lot < settings.both_dropout).tolist()
         prompts = self.backbone.encode_prompts(
             ["" if drop else image_prompt(r.item) for r, drop in zip(requests, untold, strict=True)]
         )

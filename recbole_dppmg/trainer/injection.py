@@ -7,6 +7,7 @@ A training example is an item that a user liked, with the tokens that the user's
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -14,12 +15,14 @@ from torch import Tensor
 
 from recbole_dppmg.data.images import load_batch
 from recbole_dppmg.generators.targets import reviewed, teaching_target, words_of
+from recbole_dppmg.model import codes as residual
 from recbole_dppmg.progress import progress
 from recbole_dppmg.trainer.checkpoint import Resumable
 from recbole_dppmg.trainer.state import RunState, as_tokens
 from recbole_dppmg.types import ImageRequest, PreferenceTokens, TextRequest
 
 _WARMUP = 10
+_NEAR = 8  # items that show what tokens mean
 
 
 class TextInjection:
@@ -47,7 +50,8 @@ class TextInjection:
 
 
 class ImageInjection:
-    """Noise-prediction loss on images of liked items; trains the token projector of the diffusion model."""
+    """Noise-prediction loss on images of liked items, and, without a prompt, of items near to what the tokens mean;
+    trains what maps tokens into the diffusion model."""
 
     name = "injection.image.loss"
 
@@ -58,12 +62,43 @@ class ImageInjection:
         batches = partial(_liked, state, "image", settings.image_inject_batch, steps, state.seed + 2)
 
         def loss(draw: int, rows: Tensor, items: Tensor, tokens: list[PreferenceTokens]) -> Tensor:
-            requests = state.requests(ImageRequest, items, tokens)
-            images = load_batch([request.item.image for request in requests], head.size)
             generator = torch.Generator().manual_seed((state.seed + 3) * 1_000_003 + draw)
-            return head.teaching_loss(requests, images, generator)
+            return head.teaching_loss(*image_examples(state, items, tokens, generator), generator)
 
         _optimise(state, self.name, head.parameters(), settings.image_learning_rate, steps, batches, loss)
+
+
+def image_examples(
+    state: RunState, items: Tensor, tokens: list[PreferenceTokens], generator: torch.Generator
+) -> tuple[list[ImageRequest], Tensor]:
+    """What the image generator is taught: requests, and the images to be drawn, float32 (B, 3, size, size).
+
+    A share `text_dropout` of the requests tell nothing of an item, since a prompt that tells all would leave the
+    tokens nothing to say. Their images are of items near to what the tokens mean, as in the glossary: those that the
+    user liked differ too much for a few hundred steps to find what they have in common.
+
+    Args:
+        items: int64 (B,), liked ones, with their users' leave-one-out tokens.
+    """
+    untold = torch.rand(len(items), generator=generator) < state.settings.text_dropout
+    codes = torch.tensor([own["image"] for own in tokens])
+    items = torch.where(untold, meant_items(state, codes, generator), items)
+    requests = [
+        replace(request, item=replace(request.item, title="", text="")) if alone else request
+        for request, alone in zip(state.requests(ImageRequest, items, tokens), untold.tolist(), strict=True)
+    ]
+    return requests, load_batch([request.item.image for request in requests], state.heads["image"].size)
+
+
+def meant_items(state: RunState, codes: Tensor, generator: torch.Generator) -> Tensor:
+    """For each row of image codes, int64 (B, L), a random one of the items whose images lie furthest towards what the
+    codes add up to, less what they do for the average user: int64 (B,)."""
+    space = state.space
+    meant = residual.decode(codes, space.codebooks["image"])
+    meant = meant - space.user_quantized["image"][space.history.sizes > 0].mean(0)
+    likeness = (meant @ space.item_preference["image"].T).masked_fill_(~state.shown("image"), -torch.inf)
+    near = likeness.topk(min(_NEAR, int(state.shown("image").sum())), dim=1).indices
+    return near.gather(1, torch.randint(near.shape[1], (len(near), 1), generator=generator)).squeeze(1)
 
 
 def _liked(

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from recbole_dppmg.data.encoders import image_encoder, text_encoder
-from recbole_dppmg.data.images import load_batch
 from recbole_dppmg.generators.grpo import grpo_loss
 from recbole_dppmg.model.joint_space import train_joint_space
 from recbole_dppmg.model.reward import combine, consistency, fidelity, normalise, personalization
 from recbole_dppmg.progress import progress
 from recbole_dppmg.trainer.checkpoint import Resumable
 from recbole_dppmg.trainer.image_reward import DDPO, ReFL, step_down
+from recbole_dppmg.trainer.injection import image_examples
 from recbole_dppmg.trainer.reward_function import RewardFunction
 from recbole_dppmg.trainer.state import RunState, as_tokens
 from recbole_dppmg.types import ImageRequest, PreferenceTokens, TextRequest
@@ -229,9 +229,8 @@ class RewardPhase:
         state = self.state
         pairs = state.pairs[state.shown("image")[state.pairs[:, 1]]]
         users, items = pairs[torch.randint(len(pairs), (state.settings.reward_cards * 2,), generator=generator)].T
-        requests = state.requests(ImageRequest, items, as_tokens(state.space.leave_one_out(users, items)))
-        images = load_batch([request.item.image for request in requests], head.size)
-        return head.teaching_loss(requests, images, generator)
+        tokens = as_tokens(state.space.leave_one_out(users, items))
+        return head.teaching_loss(*image_examples(state, items, tokens, generator), generator)
 
 
 def _peak_memory() -> float:

@@ -1,4 +1,4 @@
-"""Text injection on a tiny real language model: what it is taught, and that reviews take the place of targets."""
+"""What injection teaches, on a tiny real language model and a trained preference model."""
 
 import pytest
 import tiny_language_models
@@ -8,7 +8,7 @@ from recbole_dppmg.generators.base import Catalogue, build_head
 from recbole_dppmg.generators.targets import reviewed
 from recbole_dppmg.model.glossary import build_glossary
 from recbole_dppmg.settings import Settings
-from recbole_dppmg.trainer.injection import TextInjection
+from recbole_dppmg.trainer.injection import TextInjection, meant_items
 from recbole_dppmg.trainer.state import RunState, as_tokens
 from recbole_dppmg.trainer.tracking import Tracker
 from recbole_dppmg.types import Item, TextRequest
@@ -47,3 +47,15 @@ def test_what_users_wrote_is_taught_where_they_wrote(trained, language_model):
         found = state.tracker.first_last("injection.text.loss")
         assert found["injection.text.loss.last"] < found["injection.text.loss.first"]
     assert losses[review] < losses[None] - 0.05
+
+
+def test_untold_images_are_of_items_near_to_what_the_tokens_mean(trained):
+    data, trainer = trained
+    space = trainer.model.space()
+    kinds = torch.tensor([-1] + [int(t) % 4 for t in data.dataset.field2id_token[data.dataset.iid_field][1:]])
+    tastes = torch.tensor([-1] + [int(t[1:]) % 4 for t in data.dataset.field2id_token[data.dataset.uid_field][1:]])
+    shown = [Item(str(n), "", "", image="x.png" if n and n % 3 else None) for n in range(len(kinds))]
+    state = RunState(Settings(), 1, Tracker(), shown, torch.zeros(0, 2), {}, space, {})
+    found = meant_items(state, space.user_codes["image"][1:], torch.Generator().manual_seed(0))
+    assert (found % 3).all()
+    assert (kinds[found] == tastes[1:]).float().mean() > 0.6  # chance .25

@@ -100,7 +100,7 @@ class TextSettings(_Group):
     text_generator: str = Field(
         "SmolLM2-135M-Instruct", description="embedded name, directory or hub id of a causal LM"
     )
-    text_inject_steps: PositiveInt = Field(80, description="teaching steps of the token rows")
+    text_inject_steps: PositiveInt = Field(120, description="teaching steps of the token rows")
     text_inject_batch: PositiveInt = Field(8, description="texts per teaching step")
     text_learning_rate: PositiveFloat = Field(0.02, description="Adam's rate for the token rows")
     text_max_new_tokens: int = Field(48, ge=4, le=256, description="cap on an explanation's length, in LM tokens")

@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=2 python benchmarks/serving.py --bundle=outputs/latest/bundle
 
 Over HTTP it uses `wrk` where it is installed (Debian's package), else a loop of its own, which is slower than the
-server it measures. Traffic goes to this machine only.
+server it measures. Traffic goes to this machine only. In brackets are seconds of the CPU, which a busy machine blurs
+little: with one thread and nothing else running they are those of the clock.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -30,32 +32,40 @@ from recbole_dppmg.serving.generator import Generator
 
 ROOT = Path(__file__).parents[1]
 _SECONDS = 10
+_PARTS = ["process", "http", "cards", "items"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", required=True)
     parser.add_argument("--calls", type=int, default=2000, help="calls per latency [%(default)s]")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="what to measure [all]")
     parser.add_argument("--items", type=int, default=1_000_000, help="items of the large catalogue [%(default)s]")
     options = parser.parse_args()
     torch.set_num_threads(1)  # as the server does
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
     engine = Engine(options.bundle)
-    in_process(engine, options.calls)
-    over_http(options.bundle, engine)
-    in_batches(engine)
-    large_catalogue(options.items)
+    parts = {
+        "process": lambda: in_process(engine, options.calls),
+        "http": lambda: over_http(options.bundle, engine),
+        "cards": lambda: in_batches(engine),
+        "items": lambda: large_catalogue(options.items),
+    }
+    for name in options.parts:
+        parts[name]()
 
 
 def latency(told: str, call: Callable[[int], object], calls: int) -> None:
-    """Median and 99th percentile of a call, after 20 to warm up."""
-    taken = []
-    for n in range(calls + 20):
-        begun = time.perf_counter()
+    """Median and 99th percentile of a call, by the clock and of the CPU, after a tenth as many to warm up."""
+    taken: dict[Callable[[], float], list[float]] = {time.perf_counter: [], time.process_time: []}
+    for n in range(-calls // 10, calls):
+        begun = [clock() for clock in taken]
         call(n)
-        taken.append(1000 * (time.perf_counter() - begun))
-    taken = sorted(taken[20:])
-    print(f"{told}: p50 {taken[len(taken) // 2]:.2f} ms, p99 {taken[int(0.99 * len(taken))]:.2f} ms ({calls} calls)")
+        for (clock, row), start in zip(taken.items(), begun, strict=True):
+            if n >= 0:
+                row.append(1000 * (clock() - start))
+    (p50, p99), (cpu50, cpu99) = ((row[calls // 2], row[int(0.99 * calls)]) for row in map(sorted, taken.values()))
+    print(f"{told}: p50 {p50:.2f} ms [{cpu50:.2f}], p99 {p99:.2f} ms [{cpu99:.2f}] ({calls} calls)", flush=True)
 
 
 def in_process(engine: Engine, calls: int) -> None:
@@ -138,17 +148,22 @@ def in_batches(engine: Engine) -> None:
     try:
         for modality, head in engine.heads.items():
             generator.call(modality, requests[:1], lambda: None)  # loads the head
-            begun = time.perf_counter()
-            generator.call(modality, requests, lambda: None)
-            together = time.perf_counter() - begun
-            begun = time.perf_counter()
-            for request in requests:
-                generator.call(modality, [request], lambda: None)
-            single = time.perf_counter() - begun
-            print(f"8 cards, {modality} by {head}: batch {together:.2f} s ({8 / together:.2f}/s), "
-                  f"singles {single:.2f} s ({8 / single:.2f}/s), {single / together:.1f} x")  # fmt: skip
+            times = [(time.perf_counter(), _cpu_of(generator))]
+            for batches in ([requests], [[request] for request in requests]):
+                for batch in batches:
+                    generator.call(modality, batch, lambda: None)
+                times.append((time.perf_counter(), _cpu_of(generator)))
+            (together, cpu), (single, cpu1) = ([b - a for a, b in zip(*pair, strict=True)] for pair in pairwise(times))
+            print(f"8 cards, {modality} by {head}: batch {together:.2f} s [{cpu:.2f}], singles {single:.2f} s "
+                  f"[{cpu1:.2f}], {single / together:.1f} x [{cpu1 / cpu:.1f}]", flush=True)  # fmt: skip
     finally:
         generator.stop()
+
+
+def _cpu_of(generator: Generator) -> float:
+    """Seconds of the CPU that the generators' process has had (Linux)."""
+    fields = Path(f"/proc/{generator._process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def large_catalogue(n_items: int, width: int = 64) -> None:

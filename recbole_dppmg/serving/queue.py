@@ -1,7 +1,7 @@
 """The queue of wanted cards: bounded, durable, shared by all servers of a store.
 
-A job is one request for a card. Jobs for the same card are answered by the same work; work that nobody waits
-for any more is not done. A server that takes work holds a lease on it: if it dies, another takes over.
+A job is one request for a card. Jobs for the same card share a place and are answered by the same work; work that
+nobody waits for any more is not done. A server that takes work holds a lease on it: if it dies, another takes over.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from recbole_dppmg.serving.store import Database
 
 LEASE_S = 15.0
 _ATTEMPTS = 2
+_JOBS_PER_PLACE = 16  # a bound on rows, however often the same cards are asked for
 _KEEP_S = 3600.0  # how long a finished job can still be asked about
 
 
@@ -55,7 +56,7 @@ class JobQueue:
     """Jobs of one bundle.
 
     Args:
-        capacity: jobs that may wait.
+        capacity: cards that may wait.
         deadline_s: seconds that a job may wait before its work starts.
     """
 
@@ -64,7 +65,7 @@ class JobQueue:
         self._owner = uuid.uuid4().hex
 
     def submit(self, card: str, request: dict[str, Any]) -> Job:
-        """Take a place in the queue.
+        """Take a place in the queue, or share that of the same card.
 
         Raises:
             QueueFull: all places are taken.
@@ -72,15 +73,19 @@ class JobQueue:
         job, now = uuid.uuid4().hex, time.time()
         with self._database.write() as connection:
             self._expire(connection, now)
-            waiting = self._waiting(connection)
-            if waiting >= self._capacity:
+            jobs, cards, known = connection.execute(
+                "SELECT count(*) FILTER (WHERE state = 'queued'), count(DISTINCT card) FILTER (WHERE state = 'queued'),"
+                " count(*) FILTER (WHERE card = ?) FROM jobs WHERE state IN ('queued', 'running') AND bundle = ?",
+                (card, self._bundle),
+            ).fetchone()
+            if jobs >= _JOBS_PER_PLACE * self._capacity or (cards >= self._capacity and not known):
                 raise QueueFull(f"all {self._capacity} places for cards are taken; try again later")
             connection.execute("DELETE FROM jobs WHERE finished < ?", (now - _KEEP_S,))
             connection.execute(
                 "INSERT INTO jobs (id, bundle, card, request, state, created, deadline) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (job, self._bundle, card, json.dumps(request), "queued", now, now + self._deadline_s),
             )
-        return Job(job, card, request, "queued", position=waiting)
+        return Job(job, card, request, "queued", position=jobs)
 
     def get(self, job: str) -> Job | None:
         """A job by its id; None if there is none, or it ended more than an hour ago."""
@@ -109,12 +114,9 @@ class JobQueue:
         return changed.rowcount == 1
 
     def depth(self) -> int:
-        """Jobs that wait."""
-        return self._waiting(self._database.connection)
-
-    def _waiting(self, connection) -> int:
-        return connection.execute(
-            "SELECT count(*) FROM jobs WHERE state = 'queued' AND bundle = ?", (self._bundle,)
+        """Cards that wait."""
+        return self._database.connection.execute(
+            "SELECT count(DISTINCT card) FROM jobs WHERE state = 'queued' AND bundle = ?", (self._bundle,)
         ).fetchone()[0]
 
     def take(self, most: int) -> list[Work]:

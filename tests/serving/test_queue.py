@@ -44,6 +44,23 @@ def test_it_is_bounded_and_a_cancelled_job_frees_its_place(make):
     assert cards(jobs.take(8)) == ["b", "c"]
 
 
+def test_who_asks_for_a_waiting_card_again_takes_no_place_from_others(make, monkeypatch):
+    monkeypatch.setattr(queue, "_JOBS_PER_PLACE", 4)
+    jobs = make(capacity=2)
+    told = [jobs.submit("a", {}) for _ in range(3)]
+    assert jobs.depth() == 1
+    jobs.submit("b", {})
+    with pytest.raises(QueueFull):
+        jobs.submit("c", {})
+    more = [jobs.submit("a", {}) for _ in range(4)]
+    with pytest.raises(QueueFull):  # not without end
+        jobs.submit("a", {})
+    assert cards(jobs.take(1)) == ["a"]
+    more.append(jobs.submit("a", {}))  # it is being made, all places are free but for b's
+    jobs.finish("a")
+    assert {jobs.get(job.id).state for job in told + more} == {"done"}
+
+
 def test_equal_cards_are_made_once(make):
     jobs = make()
     one, two = jobs.submit("a", {}), jobs.submit("a", {})

@@ -6,9 +6,9 @@ demo:  ## train DPPMG on ml-100k through all its phases; prints the path of the 
 	@sh scripts/venv.sh example
 	@.venv/bin/python run_dppmg.py
 
-test:  ## the whole test suite
+test:  ## the whole test suite, in two processes of one thread each
 	@sh scripts/venv.sh example,serve,test
-	@.venv/bin/python -m pytest
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 lint:  ## style, as in continuous integration
 	@sh scripts/venv.sh example,serve,test

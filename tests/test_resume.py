@@ -57,7 +57,6 @@ def test_cards_and_numbers_are_the_same(outcome):
     (whole, *_), (killed, *_) = outcome[1].values()
     assert (whole / "cards.jsonl").read_text() == (killed / "cards.jsonl").read_text()
     one, other = (json.loads((folder / "metrics.json").read_text()) for folder in (whole, killed))
-    assert one.keys() == other.keys()
     assert {n: v for n, v in one.items() if "time." not in n} == {n: v for n, v in other.items() if "time." not in n}
 
 

@@ -79,12 +79,13 @@ def _train_beside(config: DPPMGConfig, run: Run) -> dict[str, float]:
     name = config["model"]
     kept = run.checkpoints.of(f"beside.{name}")
     with run.phase(name, f"RecBole's model on the same split, up to {config['epochs']} epochs") as done:
-        if before := kept.load():
+        before = kept.load()
+        if before and "found" in before.training:
             found = before.training["found"]
             run.tracker.restore(before.training["history"])
         else:
-            found = train_stock(config, prepare(config), run.folder, run.tracker)
-            kept.save(1, {}, {"found": found, "history": run.tracker.stored()})
+            found = train_stock(config, prepare(config), run.folder, run.tracker, kept, before)
+            kept.save(config["epochs"] + 1, {}, {"found": found, "history": run.tracker.stored()})
         done(_told({n.removeprefix("test."): v for n, v in found.items() if n.startswith("test.")}))
     return found
 

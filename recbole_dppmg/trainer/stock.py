@@ -15,6 +15,8 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 from recbole_dppmg.errors import ConfigError, DataError
 from recbole_dppmg.progress import progress
+from recbole_dppmg.trainer.checkpoint import Checkpoint, PhaseCheckpoints
+from recbole_dppmg.trainer.stock_resume import StockResume
 from recbole_dppmg.trainer.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -43,12 +45,21 @@ def prepare(config) -> Data:
         raise DataError(f"dataset '{config['dataset']}' in {config['data_path']}: {error}") from error
 
 
-def train_stock(config, data: Data, folder: Path, tracker: Tracker) -> dict[str, float]:
+def train_stock(
+    config,
+    data: Data,
+    folder: Path,
+    tracker: Tracker,
+    checkpoints: PhaseCheckpoints,
+    before: Checkpoint | None = None,
+) -> dict[str, float]:
     """Train a RecBole model, take its best checkpoint back, and evaluate it.
 
     Args:
         folder: gets `checkpoints/` and `tensorboard/`.
         tracker: gets `<model>.loss` by epoch.
+        checkpoints: get one now and then.
+        before: what training goes on from.
 
     Returns:
         `valid.<metric>` and `test.<metric>`.
@@ -62,15 +73,21 @@ def train_stock(config, data: Data, folder: Path, tracker: Tracker) -> dict[str,
     init_seed(config["seed"], config["reproducibility"])
     with in_folder(folder):
         trainer = _trainer(config, data)
+        resumable = StockResume(trainer, data.train, checkpoints)
+        over = resumable.resume(before)
         bar = progress(None, name, unit="epoch", total=trainer.epochs)
 
         def told(epoch: int, score: float) -> None:
             bar.set_postfix_str(f"{config['valid_metric'].lower()} {score:.4f}", refresh=False)
             bar.update(epoch + 1 - bar.n)
+            resumable.after(epoch)
 
         with bar:
             try:
-                trainer.fit(data.train, data.valid, verbose=False, show_progress=False, callback_fn=told)
+                if over:
+                    trainer.eval_collector.data_collect(data.train)
+                else:
+                    trainer.fit(data.train, data.valid, verbose=False, show_progress=False, callback_fn=told)
             except ValueError as error:
                 raise DataError(f"model {name}: {error}; lower its learning_rate") from error
     for epoch, loss in trainer.train_loss_dict.items():

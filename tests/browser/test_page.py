@@ -112,6 +112,28 @@ def keep(browser, name):
     resize(browser, before)
 
 
+def crowd(browser):
+    """Titles and words as long as real ones may be."""
+    browser.execute_script("""
+        for (const text of document.querySelectorAll('.modality summary span, .card h3'))
+            text.append(', with more words than fit in one line of any screen, and then some');
+    """)
+
+
+def covered_titles(browser):
+    """Cards whose title is partly under a small picture."""
+    return browser.execute_script("""
+        return [...document.querySelectorAll('.card')].filter((card) => {
+            const title = document.createRange();
+            title.selectNodeContents(card.querySelector('h3'));
+            const over = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+            const pictures = [...card.querySelectorAll('.aside figure:not([hidden])')];
+            return [...title.getClientRects()].some((line) =>
+                pictures.some((picture) => over(line, picture.getBoundingClientRect())));
+        }).length;
+    """)
+
+
 def open_user(browser, user, field="#user"):
     one(browser, field).send_keys(user)
     until(browser, lambda: any(o.text == f"User {user}" for o in every(browser, ".options:not([hidden]) li")))
@@ -137,6 +159,8 @@ def test_a_user_is_opened_and_cards_appear_and_a_swap_changes_them(page):
     assert card.find_element(By.CSS_SELECTOR, ".made img").get_attribute("src") != image
     assert card.find_element(By.CSS_SELECTOR, ".before img").get_attribute("src") == image
     keep(page, "swap")
+    crowd(page)
+    assert covered_titles(page) == 0
 
     one(page, "#swap-back").click()
     until(page, lambda: card.find_element(By.CSS_SELECTOR, ".words").text == before)
@@ -179,6 +203,9 @@ def test_it_fits_a_phone(page, address):
     """)
     assert small == []
     keep(page, "phone")
+    crowd(page)
+    assert page.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+    assert covered_titles(page) == 0
 
 
 def test_hostile_titles_show_as_text(page):

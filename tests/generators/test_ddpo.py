@@ -21,7 +21,7 @@ CARDS = [ImageRequest(FILM, {"image": codes}) for codes in ((1, 2, 3, 4), (1, 2,
 def head(request, tmp_path_factory):
     save = {"compact": tiny_pipelines.save_compact, "sd15": tiny_pipelines.save_sd}[request.param]
     folder = save(tmp_path_factory.mktemp("pipelines") / request.param)
-    return DiffusionHead(str(folder), CODEBOOKS, Settings(sampling_steps=5), 0)
+    return DiffusionHead(str(folder), CODEBOOKS, Settings(sampling_steps=5, image_injection="concat"), 0)
 
 
 def test_examples():

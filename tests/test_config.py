@@ -227,7 +227,7 @@ def test_describe():
     assert keys.describe("tau").splitlines()[:2] == [
         "tau: temperature of the softmax ranking loss", "  may be: a number > 0",
     ]  # fmt: skip
-    assert "0.15 in properties/model/DPPMG.yaml" in keys.describe("tau")
+    assert f"{keys.defaults('DPPMG', '')['tau']} in properties/model/DPPMG.yaml" in keys.describe("tau")
     assert "The number of training epochs" in keys.describe("epochs")
     assert "order: one of RO, TO" in keys.describe("eval_args")
     assert "MacridVAE" in keys.describe("tau")

@@ -14,7 +14,7 @@ from recbole_dppmg.assets import resolve
 from recbole_dppmg.bundle import Bundle
 from recbole_dppmg.config import DPPMGConfig, resolved
 from recbole_dppmg.data.images import DRAWN
-from recbole_dppmg.evaluation.cards import choose_users, make_cards
+from recbole_dppmg.evaluation.cards import choose_users, make_cards, same_item_cards
 from recbole_dppmg.evaluation.report import model_card, write_report
 from recbole_dppmg.generators.base import Catalogue, build_head
 from recbole_dppmg.keys import properties_dir, read_yaml
@@ -32,6 +32,7 @@ from recbole_dppmg.types import Item
 logger = logging.getLogger(__name__)
 
 _RECENT = 20
+_SAME_ITEM = 8  # users whose cards of one item stand side by side in the report
 _DRAWN = (
     "This catalogue has no images of its own: its covers are drawn from title, genres and year with icons of OpenMoji "
     "(CC BY-SA 4.0)."
@@ -146,10 +147,15 @@ def _run_dppmg(config: DPPMGConfig, baselines: Sequence[DPPMGConfig], run: Run) 
     with run.phase("cards", f"{settings.report_cards} for each of {settings.report_users} users") as done:
         users = choose_users(bundle, settings.report_users, config["seed"])
         cards = make_cards(bundle, users, settings.report_cards, run.folder, config["seed"])
+        same_item = []
+        if cards and state.heads:
+            others = choose_users(bundle, _SAME_ITEM, config["seed"] + 1)
+            item = bundle.item_rows[cards[0].item]
+            same_item = same_item_cards(bundle, item, others, config["seed"])
         done(f"{len(cards)} cards")
     run.stop_clock()
     about = _about(config, run, plan.lost, state.heads)
-    write_report(run.folder / "report.html", about, run.metrics, run.tracker.history, bundle, cards)
+    write_report(run.folder / "report.html", about, run.metrics, run.tracker.history, bundle, cards, same_item)
 
 
 def _features(config: DPPMGConfig, data: Data, run: Run) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -81,24 +81,6 @@ def make_cards(bundle: Bundle, users: Sequence[int], k: int, folder: Path, seed:
         for item, score in zip(items, scores, strict=True)
         if score > -torch.inf
     ]
-    cards = _stored(bundle, chosen, folder, seed)
-    write_text(folder / "cards.jsonl", "".join(json.dumps(asdict(c), ensure_ascii=False) + "\n" for c in cards))
-    return cards
-
-
-def same_item_cards(bundle: Bundle, item: int, users: Sequence[int], folder: Path, seed: int) -> list[Card]:
-    """Cards of one item for several users; with the same noise and draws, so that they differ by the tokens alone.
-    Writes their images as `make_cards` does."""
-    scores = bundle.space.scores(torch.tensor(users))[:, item].tolist()
-    chosen = [
-        Choice(bundle.user_ids[user], item, score, bundle.space.user_tokens(user))
-        for user, score in zip(users, scores, strict=True)
-    ]
-    return _stored(bundle, chosen, folder, seed)
-
-
-def _stored(bundle: Bundle, chosen: Sequence[Choice], folder: Path, seed: int) -> list[Card]:
-    """The cards of some choices, their images written."""
     cards = []
     for choice, (card, image) in zip(chosen, generate_cards(bundle, chosen, seed), strict=True):
         if image:
@@ -106,7 +88,18 @@ def _stored(bundle: Bundle, chosen: Sequence[Choice], folder: Path, seed: int) -
             with atomic_path(folder / card.image) as temporary:
                 image.save(temporary, format="PNG")
         cards.append(card)
+    write_text(folder / "cards.jsonl", "".join(json.dumps(asdict(c), ensure_ascii=False) + "\n" for c in cards))
     return cards
+
+
+def same_item_cards(bundle: Bundle, item: int, users: Sequence[int], seed: int) -> list[tuple[Card, Image | None]]:
+    """Cards of one item for several users, with the same noise and draws, so that they differ by the tokens alone."""
+    scores = bundle.space.scores(torch.tensor(users))[:, item].tolist()
+    chosen = [
+        Choice(bundle.user_ids[user], item, score, bundle.space.user_tokens(user))
+        for user, score in zip(users, scores, strict=True)
+    ]
+    return generate_cards(bundle, chosen, seed)
 
 
 def generate_cards(bundle: Bundle, chosen: Sequence[Choice], seed: int) -> list[tuple[Card, Image | None]]:

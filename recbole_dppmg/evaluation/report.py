@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from recbole_dppmg.artifacts import write_text
 from recbole_dppmg.bundle import Bundle
 from recbole_dppmg.data.images import open_image
 from recbole_dppmg.evaluation.cards import Card
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _CURVES = (
     ("Preference", "preference.loss", "loss by epoch"),
@@ -47,7 +51,7 @@ def write_report(
     history: Mapping[str, Sequence[tuple[int, float]]],
     bundle: Bundle | None = None,
     cards: Sequence[Card] = (),
-    same_item: Sequence[Card] = (),
+    same_item: Sequence[tuple[Card, Image | None]] = (),
 ) -> None:
     """Write `report.html`, self-contained: images inline, no scripts, nothing fetched.
 
@@ -56,7 +60,7 @@ def write_report(
             `image_generator`.
         history: values by step, as the tracker has them.
         bundle, cards: of a DPPMG run; a card's image is relative to the report.
-        same_item: cards of one item for several users.
+        same_item: cards of one item for several users, with their images.
     """
     from jinja2 import Environment, PackageLoader
 
@@ -76,9 +80,7 @@ def write_report(
         metrics=metrics,
         glossary=_glossary(bundle) if bundle else {},
         users=_users(bundle, cards, path.parent) if bundle else [],
-        same_item=[
-            {"card": c, "generated": inline(path.parent / c.image, _THUMBNAIL) if c.image else None} for c in same_item
-        ],
+        same_item=[(card, _data_url(image, _THUMBNAIL) if image else None) for card, image in same_item],
     )
     write_text(path, html)
 
@@ -205,7 +207,11 @@ def inline(path: Path | None, size: int) -> str | None:
     """An image as a data URL, at most `size` pixels wide and high."""
     if path is None:
         return None
-    image = open_image(path)
+    return _data_url(open_image(path), size)
+
+
+def _data_url(image: Image, size: int) -> str:
+    image = image.copy()
     image.thumbnail((size, size))
     buffer = io.BytesIO()
     image.save(buffer, format="WEBP", quality=88)

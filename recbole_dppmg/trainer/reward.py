@@ -7,6 +7,7 @@ Both groups are scored together (`model/reward.py`, and a function of the user's
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from recbole_dppmg.trainer.injection import image_examples
 from recbole_dppmg.trainer.reward_function import RewardFunction
 from recbole_dppmg.trainer.state import RunState, as_tokens
 from recbole_dppmg.types import ImageRequest, PreferenceTokens, TextRequest
+
+logger = logging.getLogger(__name__)
 
 _CANDIDATES = 20
 _INNER_STEPS = 2
@@ -61,8 +64,8 @@ class RewardPhase:
     """Fine-tunes the token-associated parameters of both heads; logs each term of the reward by step, and in the
     end their `total`, see `totals`.
 
-    Adds to the run's metrics `time.reward_step_s`, the mean seconds of a step, and `memory.reward_mb`, the most
-    memory that the process ever had (of a GPU: that this phase took), in 2^20 bytes.
+    Adds to the run's metrics `time.reward_step_s`, the mean seconds of a step, and tells the most memory that the
+    process ever had (of a GPU: that this phase took). Not a metric: equal runs would differ by it.
     """
 
     def fit(self, state: RunState) -> None:
@@ -150,7 +153,7 @@ class RewardPhase:
             resumable.after(step + 1, last=step + 1 == len(batches))
         if start < len(batches):
             state.metrics["time.reward_step_s"] = round((time.perf_counter() - began) / (len(batches) - start), 3)
-        state.metrics["memory.reward_mb"] = round(_peak_memory(), 1)
+        logger.info("reward: %.0f MB of memory at most", _peak_memory())
         for modality, terms in done.items():
             for step, total in enumerate(totals(terms)):
                 state.tracker.log({f"reward.{modality}.total": total}, step)

@@ -79,7 +79,7 @@ export function cardView(item) {
     article.dataset.card = card.id;
     const measured = Object.entries({ score: item.score, ...card.scores });
     scores.replaceChildren(...measured.flatMap(([name, value]) => [
-      el("dt", {}, MEASURES[name] ?? name), el("dd", {}, value.toFixed(2)),
+      el("dt", {}, MEASURES[name] ?? name), el("dd", {}, value.toFixed(2).replace(/^-0\.00$/, "0.00")),
     ]));
   }
 

@@ -18,7 +18,7 @@ from pathlib import Path
 KEYS = {
     "epochs": 7, "quantizer_warmup": 2, "text_inject_steps": 5, "image_inject_steps": 5, "reward_steps": 4,
     "reward_group": 2, "reward_cards": 1, "joint_epochs": 2, "report_users": 1, "report_cards": 1,
-    "sampling_steps": 2, "baselines": "[Pop]", "checkpoint_seconds": 0, "text_inject_batch": 2, "image_inject_batch": 2,
+    "sampling_steps": 2, "baselines": "[LightGCN]", "checkpoint_seconds": 0, "text_inject_batch": 2, "image_inject_batch": 2,
 }  # fmt: skip
 
 
@@ -112,6 +112,7 @@ def main(folder: Path, seed: int) -> None:
     codes = {"whole": attempt(argv, folder / "whole")}
     took = time.monotonic() - start
     attempts = {
+        "beside write": while_writing("beside.LightGCN", 3, "weights.safetensors"),
         "preference": at_step("preference.loss", draw.randrange(6)),
         "preference write": while_writing("preference", 2, "weights.safetensors"),
         "text": at_step("injection.text", draw.randrange(5)),

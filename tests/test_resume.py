@@ -11,7 +11,17 @@ from recbole_dppmg import runs
 from recbole_dppmg.errors import StorageError
 from recbole_dppmg.runs import open_run
 
-KILLS = ("preference", "preference write", "text", "text write", "image", "reward", "reward write", "cards")
+KILLS = (
+    "beside write",
+    "preference",
+    "preference write",
+    "text",
+    "text write",
+    "image",
+    "reward",
+    "reward write",
+    "cards",
+)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from pathlib import Path
 KEYS = {
     "epochs": 7, "quantizer_warmup": 2, "text_inject_steps": 5, "image_inject_steps": 5, "reward_steps": 4,
     "reward_group": 2, "reward_cards": 1, "joint_epochs": 2, "report_users": 1, "report_cards": 1,
-    "sampling_steps": 2, "baselines": "[LightGCN]", "checkpoint_seconds": 0, "text_inject_batch": 2, "image_inject_batch": 2,
+    "sampling_steps": 2, "baselines": "[LightGCN]", "checkpoint_seconds": 0, "text_inject_batch": 2,
+    "image_inject_batch": 2,
 }  # fmt: skip
 
 

@@ -231,10 +231,12 @@ class DPPMG(GeneralRecommender):
 
     @torch.no_grad()
     def encoded(self) -> Encoded:
-        """The vectors to recommend with, kept until training goes on: users by their weighted histories; a user
-        without training items has the average preference."""
+        """The vectors to recommend with, kept until training goes on: users by their weighted histories, in text and
+        image by nothing else, so that a user who is folded in has the tokens of one who is trained; a user without
+        training items has the average preference."""
         if self._cache is None or self.training:
-            known, encoded = self.history.sizes > 0, self.encode()
+            own = F.pad(self.delta[:, : self.size], (0, self.delta.shape[1] - self.size))
+            known, encoded = self.history.sizes > 0, self.encode(own)
             count = self.history.sizes.sqrt().unsqueeze(1)
             for channel, table in encoded.user.items():
                 if self.history.weights is not None:

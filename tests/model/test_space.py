@@ -33,6 +33,14 @@ def test_fold_in_of_training_items_is_the_trained_user_when_there_is_no_vector_o
     torch.testing.assert_close(space.scores(folded.fused[1:]), space.scores(torch.arange(1, 91)))
 
 
+def test_a_known_user_folded_in_has_the_same_tokens(trained, space):
+    assert trained[1].model.delta[1:].abs().mean() > 1e-4  # vectors of their own were learned
+    folded = space.fold_in(space.history)
+    for modality in space.modalities:
+        assert (folded.codes[modality][1:] == space.user_codes[modality][1:]).float().mean() > 0.99
+    assert not torch.allclose(folded.preference["id"][1:], space.user_preference["id"][1:], atol=1e-3)
+
+
 def test_leave_one_out_is_fold_in_of_the_shortened_list(space):
     users = torch.tensor([1, 1, 5, 9, 5])
     lists = [space.history.take(users[[n]]).items.tolist() for n in range(5)]

@@ -175,11 +175,12 @@ class JobQueue:
                 ("failed" if error else "done", error, time.time(), card, self._bundle),
             )
 
-    def put_back(self, cards: Sequence[str]) -> None:
-        """Let work be tried again, each card on its own; after two tries it has failed."""
+    def put_back(self, cards: Sequence[str], counted: bool = True) -> None:
+        """Let work be tried again, each card on its own; after two tries that are counted it has failed."""
         with self._database.write() as connection:
             connection.executemany(
-                "UPDATE jobs SET state = 'queued', owner = NULL WHERE card = ? AND state = 'running' AND owner = ?",
-                [(card, self._owner) for card in cards],
+                "UPDATE jobs SET state = 'queued', owner = NULL, attempts = attempts - ?"
+                " WHERE card = ? AND state = 'running' AND owner = ?",
+                [(int(not counted), card, self._owner) for card in cards],
             )
             self._expire(connection, time.time())

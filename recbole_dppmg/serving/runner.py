@@ -38,7 +38,7 @@ class Runner:
         self.trouble: dict[str, str | None] = dict.fromkeys(modalities)
         self.seconds_per_card = 2.0
         self._wake, self._stopping = threading.Event(), threading.Event()
-        self._renewed = 0.0
+        self._renewed, self._cut_off = 0.0, False
         self._thread = threading.Thread(target=self._run, name="cards", daemon=True)
 
     def start(self) -> None:
@@ -60,6 +60,7 @@ class Runner:
         self.finish_batch()
         if self._thread.is_alive():
             self._thread.join(seconds)
+            self._cut_off = self._thread.is_alive()
             self._generator.kill()
             self._thread.join()
         self._generator.stop()
@@ -82,6 +83,9 @@ class Runner:
             for modality in self.trouble:
                 self._part(modality, [w for w in work if not getattr(self._known(w), modality)], errors)
         except GeneratorLost as error:
+            if self._cut_off:  # by us, for lack of time: no fault of the cards
+                self._queue.put_back([w.card for w in work], counted=False)
+                return
             tell(logging.ERROR, "generator lost", error=str(error), cards=len(work))
             self.trouble[modality] = str(error)
             self._metrics.lost.inc()

@@ -109,6 +109,15 @@ def test_what_is_put_back_is_tried_once_more(make):
     assert cards(jobs.take(8)) == ["b"]
 
 
+def test_what_a_stopping_server_gives_back_has_not_been_tried(make):
+    jobs = make()
+    told = [jobs.submit(card, {}) for card in ("a", "b")]
+    for _ in range(3):
+        assert cards(jobs.take(8)) == ["a", "b"]
+        jobs.put_back(["a", "b"], counted=False)
+    assert [jobs.get(job.id).state for job in told] == ["queued", "queued"]
+
+
 def test_bundles_do_not_mix(make):
     job = make(bundle="one").submit("a", {})
     assert make(bundle="two").take(8) == [] and make(bundle="two").get(job.id) is None

@@ -17,14 +17,18 @@ _DELIMITERS = ",\t;|"
 
 #: What a column holds: names that it goes by, the likeliest first, in lower case without punctuation.
 NAMES: dict[str, tuple[str, ...]] = {
-    "user": ("userid", "user", "uid", "userindex", "reviewerid", "customerid", "memberid", "visitorid", "accountid"),
+    "user": (
+        "userid", "user", "uid", "userindex", "reviewerid", "customerid", "memberid", "visitorid", "accountid",
+        "customer", "reviewer", "member", "visitor", "account",
+    ),
     "item": (
         "itemid", "item", "iid", "itemindex", "movieid", "productid", "parentasin", "asin", "bookid", "isbn", "trackid",
-        "songid", "newsid", "articleid", "videoid", "gameid", "recipeid", "businessid", "adid", "sku", "id",
+        "songid", "newsid", "articleid", "videoid", "gameid", "recipeid", "businessid", "adid", "sku", "product", "id",
     ),
     "rating": ("rating", "ratings", "score", "stars", "overall", "preference", "label", "feedback"),
     "time": (
-        "timestamp", "time", "unixreviewtime", "datetime", "date", "createdat", "eventtime", "reviewtime", "ts",
+        "timestamp", "time", "unixreviewtime", "datetime", "date", "createdat", "eventtime", "reviewtime", "orderdate",
+        "ts",
     ),
     "title": ("title", "name", "itemname", "itemtitle", "movietitle", "productname", "booktitle", "headline"),
     "image": ("image", "imagepath", "imagefile", "img", "picture", "poster", "cover", "photo", "filename"),

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _CANDIDATES = 20
 _INNER_STEPS = 2
+_SECONDS = "time.reward_step_s"
 
 
 @dataclass
@@ -126,10 +127,10 @@ class RewardPhase:
         if before:
             done = {modality: [Terms(*terms) for terms in found] for modality, found in before["terms"].items()}
             text_head.reference = before["reference"]
-        began = time.perf_counter()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         for step, (users, items) in enumerate(progress(batches[start:], "reward"), start):
+            began = time.perf_counter()
             # mirrored steps share the seed too: the same noise, the same draws
             seed = state.seed + min(step, len(batches) - 1 - step)
             tokens = as_tokens({m: codes[users] for m, codes in state.space.user_codes.items()})
@@ -150,9 +151,10 @@ class RewardPhase:
                     {f"reward.{modality}.{n}": v.mean() for n, v in done[modality][-1].values.items()}, step
                 )
             state.tracker.log({"reward.image.drift": drift}, step)
+            state.tracker.log({_SECONDS: time.perf_counter() - began}, step)
             resumable.after(step + 1, last=step + 1 == len(batches))
-        if start < len(batches):
-            state.metrics["time.reward_step_s"] = round((time.perf_counter() - began) / (len(batches) - start), 3)
+        seconds = [value for _, value in state.tracker.history[_SECONDS]]
+        state.metrics[_SECONDS] = round(sum(seconds) / len(seconds), 3)
         logger.info("reward: %.0f MB of memory at most", _peak_memory())
         for modality, terms in done.items():
             for step, total in enumerate(totals(terms)):

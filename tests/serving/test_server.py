@@ -54,19 +54,20 @@ def test_sigterm_finishes_what_is_at_hand(bundle_folder, control, tmp_path):
 
 
 def test_cards_that_a_stop_cuts_off_wait_for_the_next_server(bundle_folder, control, tmp_path):
-    store = f"--store={tmp_path / 's.sqlite3'}"
+    options = [f"--store={tmp_path / 's.sqlite3'}", "--deadline=900"]
     for _ in range(2):  # twice, as two tries that fail would be the end of a card
         (control / "hang").touch()
-        with process(bundle_folder, store, "--drain=1") as (server, client):
+        with process(bundle_folder, *options, "--drain=1") as (server, client):
             job = ask(client, "13").json()["id"]
             while client.get(f"/v1/jobs/{job}").json()["state"] == "queued":
                 time.sleep(0.02)
             server.send_signal(signal.SIGTERM)
             assert server.wait(60) == 0
     (control / "hang").unlink()
-    with process(bundle_folder, store) as (_, client):
+    with process(bundle_folder, *options) as (_, client):
         assert ask(client, "13", wait=60).status_code == 200
-        assert client.get(f"/v1/jobs/{job}").json()["state"] == "done"
+        found = client.get(f"/v1/jobs/{job}").json()
+        assert found["state"] == "done", found["error"]
 
 
 def test_two_servers_share_a_store_and_one_may_be_killed(bundle_folder, control, tmp_path):

@@ -157,9 +157,10 @@ def lightgcn_epoch(size: str, batch: int, layers: int = 2) -> dict[str, float]:
         folder = Path(name)
         recbole_data(size, folder, generated(size))
         keys = {"data_path": name, "checkpoint_dir": name, "gpu_id": "", "state": "ERROR", "show_progress": False}
-        keys |= {"train_batch_size": batch, "n_layers": layers, "eval_args": {"split": {"RS": [1.0]}, "order": "TO"}}
+        split = {"split": {"RS": [0.998, 0.001, 0.001]}, "order": "TO", "group_by": "none"}  # RecBole wants three parts
+        keys |= {"train_batch_size": batch, "n_layers": layers, "eval_args": split}
         config = DPPMGConfig("LightGCN", size, config_dict=keys)
-        (train,) = data_preparation(config, create_dataset(config))[:1]
+        train, _, _ = data_preparation(config, create_dataset(config))
     before = resident_mb("VmRSS")
     model = LightGCN(config, train.dataset)
     optimizer, share = torch.optim.Adam(model.parameters(), lr=config["learning_rate"]), min(1.0, _STEPS / len(train))

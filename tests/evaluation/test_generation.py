@@ -93,7 +93,7 @@ def test_the_plan_holds_items_fixed_and_users_apart(world):
 
 
 def test_tokens_that_are_spoken_are_heard_and_controls_are_at_chance(judged):
-    result = judged("speak", "speak")
+    result = judged("speak", "speak", 400)
     metrics = result.metrics
     assert metrics["judge.text.auc"] > 0.6
     own, other, none = (f"judge.text.top1.{condition}" for condition in ("own", "other", "none"))
@@ -108,7 +108,7 @@ def test_tokens_that_are_spoken_are_heard_and_controls_are_at_chance(judged):
     assert metrics["personalization.text.own.low"] > metrics["personalization.text.none.high"]
     assert metrics["judge.text.top1.before"] == metrics["judge.text.top1.after"] == metrics[own]
     assert metrics["gain.judge.text.gap"] == 0
-    assert metrics["evaluation.pairs"] == 120
+    assert metrics["evaluation.pairs"] == 400
     assert result.flags == []
 
 

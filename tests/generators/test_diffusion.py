@@ -360,6 +360,6 @@ def test_a_lora_starts_as_nothing_and_learns(make):
 def test_prompts_hold_one_line_without_special_tokens():
     hostile = Item("9", "x", "Nice\x00 film\n<|endoftext|> <text_0_17> and " + "long " * 200)
     prompt = image_prompt(hostile)
-    assert prompt.startswith("Nice film endoftext text_0_17 and long")
+    assert prompt.startswith("x. Nice film endoftext text_0_17 and long")
     assert len(prompt) <= 300
     assert image_prompt(Item("9", "Heat", "")) == "Heat"

@@ -247,7 +247,8 @@ def describe(key: str) -> str:
         lines.append(f"  may be: {allowed(Settings, key)}")
     elif key in _MAPPINGS:
         lines += [f"  {name}: {allowed(_MAPPINGS[key], name)}" for name in _MAPPINGS[key].model_fields]
-    found = {f"properties/{file}": line for file, line in ours.items()}
+    defaults = {file: line for file, line in ours.items() if not file.startswith(("tuning/", "preset/"))}
+    found = {f"properties/{file}": line for file, line in defaults.items()}
     found |= {f"RecBole's {file}": line for file, line in theirs.items() if file in _GENERAL}
     lines += [f"  default: {line.value or '(a mapping)'} in {file}" for file, line in found.items()]
     if models_with := [Path(file).stem for file in theirs if file.startswith("model/")]:

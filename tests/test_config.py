@@ -228,6 +228,7 @@ def test_describe():
         "tau: temperature of the softmax ranking loss", "  may be: a number > 0",
     ]  # fmt: skip
     assert f"{keys.defaults('DPPMG', '')['tau']} in properties/model/DPPMG.yaml" in keys.describe("tau")
+    assert "tuning" not in keys.describe("tau") and "preset" not in keys.describe("reward_steps")  # no defaults
     assert "The number of training epochs" in keys.describe("epochs")
     assert "order: one of RO, TO" in keys.describe("eval_args")
     assert "MacridVAE" in keys.describe("tau")

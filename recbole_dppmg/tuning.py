@@ -7,6 +7,7 @@ processes may join in. A trial that falls behind the others at the same epoch is
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,9 @@ def tune(argv: Sequence[str]) -> int:
     path = folder / f"{name}.yaml"
     write_text(path, yaml.safe_dump(dict(study.best_params), sort_keys=False))
     print(f"best: valid {config['valid_metric']} {study.best_value:.4f} in trial {study.best_trial.number}: {path}")
-    print(f"train with it: run_dppmg.py {' '.join(rest)} --config_files={path}")
+    files = [word.partition("=")[2] for word in rest if word.startswith("--config_files=")]
+    others = [word for word in rest if not word.startswith("--config_files=")]
+    print(f"train with it: {shlex.join(['run_dppmg.py', *others, '--config_files=' + ' '.join([*files, str(path)])])}")
     return 0
 
 
